@@ -1,0 +1,80 @@
+"""The key owner's side of each scheme: how rows become ciphertexts, and results become scores.
+
+A scheme is one small class behind `ClientScheme`; nothing else in the producer asks which it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.errors import UsageError
+
+Rows = npt.NDArray[np.float64]
+"""Plaintext rows, shape (rows, features)."""
+
+Scores = npt.NDArray[np.float64]
+"""Decrypted scores, shape (rows, classes); one column for a binary model or a regressor."""
+
+SCHEME_NAMES = ("ei", "direct", "packed")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """What a run fixes for all of its blocks."""
+
+    container: str
+    """The storage container: part of an `ei` request."""
+    features: int
+    input_bound: float
+    """Every |x| is at most this; scales are chosen from it, and a row beyond it is refused."""
+
+
+class ClientKey(Protocol):
+    """A secret key of one scheme. It never leaves the key owner's machine."""
+
+    scheme: str
+    content_type: str
+    """Of the request bodies that `encrypt` makes."""
+    key_id: str
+
+    def evaluation_keys(self) -> bytes:
+        """The public key blob, published under `key_id`."""
+        ...
+
+    def export_secret(self) -> bytes:
+        """The secret, for `shared`-free storage by `producer.keys` alone."""
+        ...
+
+    def encrypt(self, rows: Rows, encoding: Encoding) -> Iterator[bytes]:
+        """A block of rows as a request body, piece by piece. Raises `DatasetError`."""
+        ...
+
+    def decrypt(self, body: bytes, *, rows: int) -> Scores:
+        """A response body's scores. Raises `CiphertextError`, `MalformedRequest`."""
+        ...
+
+
+class ClientScheme(Protocol):
+    """How keys of a scheme come to be, and how many rows one job of it takes."""
+
+    name: str
+    default_rows_per_job: int
+
+    def generate(self) -> ClientKey: ...
+
+    def load(self, secret: bytes) -> ClientKey:
+        """Raises `SecretKeyError`."""
+        ...
+
+
+def client_scheme(name: str) -> ClientScheme:
+    """The scheme of that name; its libraries are imported only now. Raises `UsageError`."""
+    if name not in SCHEME_NAMES:
+        raise UsageError(f"unknown scheme {name!r}", remedy=f"one of {', '.join(SCHEME_NAMES)}")
+    return cast("ClientScheme", import_module(f"producer.schemes.{name}").SCHEME)

@@ -1,0 +1,1 @@
+"""The model owner: scores ciphertexts with evaluation keys; holds no secret key."""

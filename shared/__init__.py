@@ -1,0 +1,1 @@
+"""The protocol between the three parties. Depends on none of them."""
