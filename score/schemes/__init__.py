@@ -65,7 +65,7 @@ class ContainerEvaluator(Protocol):
         ...
 
     def check_keys(self, blob: bytes) -> None:
-        """Refuse a key blob that isn't this scheme's, at these parameters. Raises `EvaluationKeysError`."""
+        """Refuse a key blob of another scheme or parameters. Raises `EvaluationKeysError`."""
         ...
 
     def begin(self, header: Header) -> BlockEvaluation:
