@@ -189,6 +189,20 @@ class UnsupportedMediaType(BlindscoreError):
     http_status = 415
 
 
+class RequestTimeout(BlindscoreError):
+    """A caller that sends its body too slowly."""
+
+    code = "request_timeout"
+    http_status = 408
+
+
+class EvaluationTimeout(BlindscoreError):
+    """A request that held an evaluator for longer than one request may."""
+
+    code = "evaluation_timeout"
+    http_status = 503
+
+
 class Overloaded(BlindscoreError):
     """All evaluators are busy and the queue in front of them is full."""
 

@@ -1,0 +1,1 @@
+"""Everything on one machine: Azurite in place of a storage account."""

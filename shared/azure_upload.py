@@ -1,0 +1,151 @@
+"""Writes one blob of any length to Azure Blob Storage, all or nothing.
+
+Long blobs are staged in blocks of 4 MiB, each tried again by itself, and become a blob by one last
+call; so a lost connection costs one block, memory holds two, and nobody sees half a blob.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from io import BytesIO
+from typing import TypeVar
+
+from azure.core import MatchConditions
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.storage.blob import BlobBlock, ContentSettings
+from azure.storage.blob.aio import BlobClient
+
+from shared import azure_sdk
+from shared.errors import BlobExists
+
+T = TypeVar("T")
+
+CALL_S = 60.0
+"""Enough for one block at 70 KB/s."""
+BLOCK_BYTES = 4 * 1024 * 1024
+SINGLE_BYTES = 1024 * 1024
+"""Blobs up to this length are written by one call, longer ones in blocks."""
+WRITE_MARK = "write_id"
+"""Metadata of our own: tells whether the blob that is there was written by this very upload."""
+
+_TAKEN = ("BlobAlreadyExists", "ConditionNotMet", "InvalidBlockList")
+
+Body = bytes | Sequence[BlobBlock]
+"""What the last call is given: short bytes, or the blocks that are staged already."""
+
+
+class AzureUpload:
+    """One write of one blob; `metadata` is as it goes into headers."""
+
+    def __init__(
+        self, client: BlobClient, *, subject: str, content_type: str, metadata: Mapping[str, str]
+    ) -> None:
+        self._client = client
+        self._subject = subject
+        self._settings = ContentSettings(content_type=content_type)
+        self._mark = secrets.token_hex(8)
+        self._metadata = {**metadata, WRITE_MARK: self._mark}
+
+    async def create(self, data: bytes | AsyncIterator[bytes]) -> None:
+        """Write a blob that must not exist yet. Raises `BlobExists`."""
+        body = await self._stage_all(data)
+        try:
+            await self._call(lambda _: self._create(body))
+        except _PhantomError:
+            blocks = [await self._stage(body)] if isinstance(body, bytes) else body
+            await self._call(lambda _: self._create(blocks))
+
+    async def replace(self, data: bytes) -> None:
+        """Write a blob over what may be there."""
+        body = await self._stage_all(data)
+        await self._call(lambda _: self._write(body, must_be_new=False))
+
+    async def _call(self, operation: Callable[[bool], Awaitable[T]]) -> T:
+        return await azure_sdk.attempt(operation, subject=self._subject, timeout_s=CALL_S)
+
+    async def _stage_all(self, data: bytes | AsyncIterator[bytes]) -> Body:
+        """Bring to the store what is too long for one call; short bytes are given back."""
+        staged: list[BlobBlock] = []
+        last = b""
+        async with aclosing(_blocks(data)) as blocks:
+            async for block in blocks:
+                if last:
+                    staged.append(await self._stage(last))
+                last = block
+        if not staged and len(last) <= SINGLE_BYTES:
+            return last
+        return [*staged, await self._stage(last)]
+
+    async def _stage(self, block: bytes) -> BlobBlock:
+        # Ids are random because writers of one name share its staged blocks: with the usual ids,
+        # numbered from 0, they overwrite each other's, and the winner commits a mixture.
+        block_id = secrets.token_hex(16)
+        await self._call(
+            # As a file, because aiohttp warns of long bodies of bytes; anew for each try.
+            lambda _: self._client.stage_block(block_id, BytesIO(block), length=len(block))
+        )
+        return BlobBlock(block_id=block_id)
+
+    async def _create(self, body: Body) -> None:
+        """Raises `BlobExists`, or `_PhantomError`."""
+        try:
+            await self._write(body, must_be_new=True)
+        except HttpResponseError as error:
+            if azure_sdk.error_code(error) not in _TAKEN:
+                raise
+            there = await self._mark_there()
+            if there is None and isinstance(body, bytes):
+                raise _PhantomError from error
+            if there is None:
+                raise
+            if there != self._mark:  # else an earlier try was carried out, and its answer lost
+                raise BlobExists(f"{self._subject} exists already") from error
+
+    async def _write(self, body: Body, *, must_be_new: bool) -> None:
+        if isinstance(body, bytes):
+            await self._client.upload_blob(
+                body,
+                overwrite=not must_be_new,
+                metadata=self._metadata,
+                content_settings=self._settings,
+            )
+            return
+        await self._client.commit_block_list(
+            list(body),
+            metadata=self._metadata,
+            content_settings=self._settings,
+            match_condition=MatchConditions.IfMissing if must_be_new else None,
+        )
+
+    async def _mark_there(self) -> str | None:
+        """The mark of the blob that is there, empty when it has none; None without a blob."""
+        try:
+            properties = await self._client.get_blob_properties()
+        except ResourceNotFoundError:
+            return None
+        return dict(properties.metadata or {}).get(WRITE_MARK, "")
+
+
+class _PhantomError(Exception):
+    """A short blob was refused as existing, but there is none.
+
+    Azurite takes blocks that an interrupted writer has staged for a blob, except in a commit.
+    """
+
+
+async def _blocks(data: bytes | AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """Cut into blocks of 4 MiB, the last one shorter; nothing for no bytes."""
+    if isinstance(data, bytes):
+        for start in range(0, len(data), BLOCK_BYTES):
+            yield data[start : start + BLOCK_BYTES]
+        return
+    block = bytearray()
+    async for chunk in data:
+        block += chunk
+        while len(block) >= BLOCK_BYTES:
+            yield bytes(block[:BLOCK_BYTES])
+            del block[:BLOCK_BYTES]
+    if block:
+        yield bytes(block)
