@@ -33,14 +33,15 @@ class Encoding:
     features: int
     input_bound: float
     """Every |x| is at most this; scales are chosen from it, and a row beyond it is refused."""
+    active: tuple[int, ...] | None = None
+    """The features that the model uses, in order, where its owner announces them: a scheme may
+    leave out the others. None: not announced."""
 
 
 class ClientKey(Protocol):
     """A secret key of one scheme. It never leaves the key owner's machine."""
 
     scheme: str
-    content_type: str
-    """Of the request bodies that `encrypt` makes."""
     key_id: str
 
     def evaluation_keys(self) -> bytes:
@@ -64,6 +65,8 @@ class ClientScheme(Protocol):
     """How keys of a scheme come to be, and how many rows one job of it takes."""
 
     name: str
+    content_type: str
+    """Of the request bodies that its keys' `encrypt` makes."""
     default_rows_per_job: int
 
     def generate(self) -> ClientKey: ...
