@@ -1,0 +1,74 @@
+"""What an endpoint says of itself in `GET /model`: the key owner asks before encrypting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+
+from producer.schemes import SCHEME_NAMES
+from shared.errors import EndpointError, UsageError
+
+MAX_OFFER_BYTES = 4 * 1024 * 1024
+TIMEOUT_S = 30.0
+
+
+class Offer(BaseModel):
+    """The part of `/model` that a key owner needs. Unknown fields are the endpoint's own."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    features: PositiveInt
+    classes: PositiveInt
+    labels: tuple[str, ...] = ()
+    link: str = "identity"
+    fingerprint: str
+    schemes: dict[str, dict[str, Any]]
+
+    def require_features(self, features: int) -> None:
+        """Raises `UsageError` when rows of `features` values can't be scored."""
+        if features != self.features:
+            raise UsageError(
+                f"the data has {features} features, the model takes {self.features}",
+                remedy="choose the data set the model was trained on",
+            )
+
+    def require_scheme(self, scheme: str) -> None:
+        """Raises `UsageError` when the endpoint doesn't offer `scheme`."""
+        if scheme not in self.schemes:
+            ours = [name for name in SCHEME_NAMES if name in self.schemes]
+            raise UsageError(
+                f"the endpoint does not offer scheme {scheme}",
+                remedy=f"--scheme {' or '.join(ours)}" if ours else "update the endpoint",
+            )
+
+
+async def fetch_offer(endpoint: str, *, token: str = "") -> Offer:
+    """Ask an endpoint for its model. Raises `EndpointError`."""
+    url = f"{endpoint.rstrip('/')}/model"
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(url, headers=headers, allow_redirects=False) as answer,
+        ):
+            body = await answer.content.read(MAX_OFFER_BYTES)
+            if answer.status != 200:
+                raise EndpointError(
+                    f"{url} answered {answer.status}",
+                    retryable=False,
+                    status=answer.status,
+                    remedy="is this a blindscore endpoint? is BLINDSCORE_ENDPOINT_TOKEN right?",
+                )
+    except (TimeoutError, aiohttp.ClientError) as error:
+        raise EndpointError(
+            f"no endpoint at {endpoint}: {error or 'timeout'}",
+            retryable=True,
+            remedy="start one with `blindscore serve`, or check --endpoint",
+        ) from error
+    try:
+        return Offer.model_validate_json(body)
+    except ValidationError as error:
+        raise EndpointError(f"{url} is not a blindscore model", retryable=False) from error

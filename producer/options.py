@@ -1,0 +1,98 @@
+"""Options that several of the key owner's commands take."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from producer.keys import default_home
+from shared.cli import option
+
+TOKEN_VARIABLE = "BLINDSCORE_ENDPOINT_TOKEN"  # noqa: S105 - a variable's name
+
+Home = Annotated[
+    Path | None,
+    option(
+        "--home",
+        "Folder of secret keys and run records. Default: blindscore in your data folder.",
+        show_default=False,
+    ),
+]
+Scheme = Annotated[
+    str, option("--scheme", "How rows become ciphertexts: `ei` (encrypted-inference 0.9).")
+]
+Processes = Annotated[
+    int,
+    option(
+        "--processes",
+        "Processes to encrypt or decrypt in; 0 works in this one. Default: one a core.",
+        min=-1,
+        show_default=False,
+    ),
+]
+Endpoint = Annotated[
+    str,
+    option(
+        "--endpoint",
+        "URL of the scoring endpoint. Given, its model is asked for first, so that a wrong "
+        f"feature count is found before anything is encrypted. Its token: {TOKEN_VARIABLE}.",
+    ),
+]
+Dataset = Annotated[
+    str,
+    option(
+        "--dataset",
+        "`digits` (built in), `mnist` (needs --data-dir), or a .npy, .npz or .csv file.",
+        rich_help_panel="Data",
+    ),
+]
+DataDir = Annotated[
+    Path | None,
+    option(
+        "--data-dir",
+        "Folder of the MNIST idx files; missing ones are downloaded into it.",
+        rich_help_panel="Data",
+    ),
+]
+Split = Annotated[
+    str,
+    option(
+        "--split",
+        "Which part of a built-in data set: test, train or all.",
+        rich_help_panel="Data",
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    option("--labels", "A separate file of labels.", rich_help_panel="Data"),
+]
+LabelColumn = Annotated[
+    str,
+    option(
+        "--label-column",
+        "Name or index of a .csv file's column of labels.",
+        rich_help_panel="Data",
+    ),
+]
+Scale = Annotated[
+    float,
+    option("--scale", "Divide every value by this (255 for 8-bit pixels).", rich_help_panel="Data"),
+]
+Limit = Annotated[
+    int,
+    option("--limit", "Only the first rows; 0: all.", min=0, rich_help_panel="Data"),
+]
+
+
+def home_folder(home: Path | None) -> Path:
+    return home or default_home()
+
+
+def process_count(processes: int) -> int:
+    return processes if processes >= 0 else os.cpu_count() or 1
+
+
+def endpoint_token() -> str:
+    """A secret: from the environment alone."""
+    return os.environ.get(TOKEN_VARIABLE, "")
