@@ -1,0 +1,200 @@
+"""What an image costs in the `packed` scheme, on one core, and where the time goes.
+
+    python -m tests.bench.bench_packed
+
+Times are CPU time of this process, the best of a few rounds, over the images of one full block.
+With the MNIST files the figures are those of the published model; else of random rows like them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import joblib
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from tenseal import sealapi
+from tenseal.sealapi import util
+from threadpoolctl import threadpool_limits
+
+from producer.schemes import Encoding
+from producer.schemes.packed import SCHEME, PackedKey
+from score.linear import LinearModel
+from score.schemes.packed import PackedEvaluation, PackedEvaluator
+from shared import bfv, container, packed, seal
+from shared.params import PACKED_DEFAULT, PACKED_PRESETS, PackedPreset
+
+T = TypeVar("T")
+
+DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
+ROUNDS = 3
+CALLS = 200
+PIECE_BYTES = 256 * 1024
+
+
+def run(preset: str = PACKED_DEFAULT) -> dict[str, float]:
+    """Microseconds of CPU and bytes an image, errors, and the parts of the times."""
+    with one_core():
+        return measure(PACKED_PRESETS[preset], *data(PACKED_PRESETS[preset].ring.degree))
+
+
+def measure(preset: PackedPreset, model: LinearModel, rows: np.ndarray) -> dict[str, float]:
+    images, features = rows.shape
+    key, evaluator = SCHEME.generate(preset.name), PackedEvaluator(model)
+    encoding = Encoding("container", features, 1.0)
+    encrypt_us, body = best_us(lambda: b"".join(key.encrypt(rows, encoding)))
+    evaluate_us, result = best_us(lambda: answer(evaluator, body))
+    decrypt_us, scores = best_us(lambda: key.decrypt(result, rows=images))
+    expected = model.scores(rows)
+    figures = {
+        "encrypt_us": encrypt_us / images,
+        "evaluate_us": evaluate_us / images,
+        "decrypt_us": decrypt_us / images,
+        "up_bytes": len(body) / images,
+        "down_bytes": len(result) / images,
+        "max_error": float(np.abs(scores - expected).max()),
+        "error_bound": float(evaluator.describe()["presets"][preset.name]["error_bound"]),
+        "mismatches": float((scores.argmax(axis=1) != expected.argmax(axis=1)).sum()),
+    }
+    used = int(model.weights.any(axis=0).sum())
+    figures |= client_parts(key, features, images)
+    figures |= scorer_parts(evaluator, body, used, images)
+    for stage in ("encrypt", "evaluate"):
+        parts = [value for name, value in figures.items() if name.startswith(f"{stage}.")]
+        figures[f"{stage}.rest_us"] = figures[f"{stage}_us"] - sum(parts)
+    return figures
+
+
+def client_parts(key: PackedKey, features: int, images: int) -> dict[str, float]:
+    """SEAL's share of an image's encryption."""
+    parms_id = list(key._ring.fresh.parms_id)
+    encrypt_us = call_us(lambda: key._encryptor.encrypt_zero_symmetric(parms_id))
+    fresh = key._encryptor.encrypt_zero_symmetric(parms_id)
+    each = (1 + features) / images
+    return {
+        "encrypt.seal_encrypt_us": encrypt_us * each,
+        "encrypt.seal_save_us": call_us(lambda: seal.save(fresh)) * each,
+    }
+
+
+def scorer_parts(
+    evaluator: PackedEvaluator, body: bytes, used: int, images: int
+) -> dict[str, float]:
+    """Shares of an image's evaluation: seeds, the product of matrices, masks, and the container."""
+    header, payloads = container.read(body, max_frame_bytes=evaluator.max_frame_bytes)
+    evaluation = evaluator.begin(header)
+    evaluation.add(payloads[0])
+    preset = evaluation._plan.preset
+    seed, first = packed.read_frame(preset, payloads[1], images)
+    words = tuple(int(word) for word in np.frombuffer(seed, dtype="<u8"))
+    parameters = evaluation._parameters
+    sample_us = call_us(lambda: util.sample_poly_uniform(sealapi.Blake2xbPRNG(words), parameters))
+    second = evaluation._expand(seed)
+    expand_us = call_us(lambda: evaluation._expand(seed))
+    product_us = call_us(lambda: evaluation._sums.add(0, first, second))
+    encryptor = sealapi.Encryptor(evaluation._ring.context, evaluation._public_key)
+    mask_us = call_us(lambda: mask(evaluation, encryptor), calls=20)
+    each = used / images
+    read_us, _ = best_us(lambda: read_in_pieces(body, evaluator.max_frame_bytes))
+    return {
+        "evaluate.seal_sample_us": sample_us * each,
+        "evaluate.to_numpy_us": (expand_us - sample_us) * each,
+        "evaluate.product_us": product_us * each,
+        "evaluate.masks_us": mask_us * evaluator.model.classes / images,
+        "evaluate.container_us": read_us / images,
+    }
+
+
+def mask(evaluation: PackedEvaluation, encryptor: sealapi.Encryptor) -> bfv.Words:
+    zero = sealapi.Ciphertext()
+    encryptor.encrypt_zero(zero)
+    return bfv.polynomials(evaluation._ring, zero)
+
+
+def read_in_pieces(body: bytes, max_frame_bytes: int) -> int:
+    reader = container.Reader(max_frame_bytes=max_frame_bytes)
+    pieces = (body[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES))
+    return sum(len(frame.payload) for piece in pieces for frame in reader.feed(piece))
+
+
+def answer(evaluator: PackedEvaluator, body: bytes) -> bytes:
+    """The response to a request that arrives in pieces, as at the endpoint."""
+    reader = container.Reader(max_frame_bytes=evaluator.max_frame_bytes)
+    evaluation: PackedEvaluation | None = None
+    for at in range(0, len(body), PIECE_BYTES):
+        for frame in reader.feed(body[at : at + PIECE_BYTES]):
+            if evaluation is None and reader.header is not None:
+                evaluation = evaluator.begin(reader.header)
+            if evaluation is not None:
+                evaluation.add(frame.payload)
+    reader.close()
+    return b"".join(container.write(*evaluation.finish())) if evaluation is not None else b""
+
+
+def data(images: int) -> tuple[LinearModel, np.ndarray]:
+    """The published model and the first test images, or random ones of that shape."""
+    pickled, pixels = DATA / "sklearn_mnist_model.pkl", DATA / "mnist/t10k-images-idx3-ubyte.gz"
+    if pickled.exists() and pixels.exists():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it was pickled by an old scikit-learn
+            published = joblib.load(pickled)
+        with gzip.open(pixels) as file:
+            rows = np.frombuffer(file.read(), dtype=np.uint8, offset=16).reshape(-1, 784)
+        return LinearModel(published.coef_, published.intercept_), rows[:images] / 255.0
+    rng = np.random.default_rng(0)
+    return LinearModel(rng.normal(0, 0.5, (10, 784)), rng.normal(0, 1, 10)), rng.random(
+        (images, 784)
+    )
+
+
+def best_us(function: Callable[[], T]) -> tuple[float, T]:
+    """The least CPU time of a few calls, and the last one's result."""
+    best = float("inf")
+    for _ in range(ROUNDS):
+        started = time.process_time()
+        value = function()
+        best = min(best, time.process_time() - started)
+    return best * 1e6, value
+
+
+def call_us(function: Callable[[], object], *, calls: int = CALLS) -> float:
+    """The least CPU time of one of many calls in a row."""
+
+    def repeat() -> None:
+        for _ in range(calls):
+            function()
+
+    return best_us(repeat)[0] / calls
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Keep this process, and numpy's threads, on one core."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def main() -> None:
+    figures = run()
+    table = Table("packed, one core, an image", "")
+    for name in sorted(figures, key=lambda name: name.replace("_us", "").split(".")):
+        part = name.partition(".")[2]
+        table.add_row(f"  {part}" if part else name, f"{figures[name]:.3g}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
