@@ -1,0 +1,86 @@
+"""A worker's settings: one clear line for each that can't work, and no secret in sight."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.errors import UsageError
+from worker.settings import (
+    CONN_STR_VARIABLE,
+    TOKEN_VARIABLE,
+    new_worker_id,
+    worker_settings,
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    monkeypatch.delenv(CONN_STR_VARIABLE, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"concurrency": 0}, "--concurrency"),
+        ({"lease_s": 1.0}, "--lease-s"),
+        ({"max_attempts": 0}, "--max-attempts"),
+        ({"endpoint_format": "xml"}, "--endpoint-format"),
+        ({"endpoint": "ftp://host"}, "--endpoint"),
+        ({"endpoint": "host:8080"}, "--endpoint"),
+        ({"endpoint_format": "seeds"}, CONN_STR_VARIABLE),
+    ],
+)
+def test_what_can_not_work_is_named(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        worker_settings(**options)
+
+
+def test_a_credential_in_the_url_is_refused_and_not_repeated() -> None:
+    with pytest.raises(UsageError, match=TOKEN_VARIABLE) as caught:
+        worker_settings(endpoint="https://user:hunter2@host")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", ["http://h:1", "http://h:1/", "http://h:1/score"])
+def test_the_endpoint_is_a_base_url(given: str) -> None:
+    assert worker_settings(endpoint=given).endpoint == "http://h:1"
+
+
+def test_secrets_come_from_the_environment_and_do_not_show(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(TOKEN_VARIABLE, "t0ken")
+    monkeypatch.setenv(CONN_STR_VARIABLE, "AccountKey=secret")
+    settings = worker_settings(endpoint_format="seeds")
+    assert settings.token.get_secret_value() == "t0ken"
+    assert settings.conn_str.get_secret_value() == "AccountKey=secret"
+    assert "t0ken" not in repr(settings)
+    assert "AccountKey" not in repr(settings)
+
+
+def test_a_token_file_wins_over_the_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(TOKEN_VARIABLE, "old")
+    file = tmp_path / "token"
+    file.write_text("n3w\n")
+    assert worker_settings(token_file=file).token.get_secret_value() == "n3w"
+
+
+def test_an_unusable_token_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="missing"):
+        worker_settings(token_file=tmp_path / "missing")
+    monkeypatch.setenv(TOKEN_VARIABLE, "two lines\nX-Header: 1")
+    with pytest.raises(UsageError, match=TOKEN_VARIABLE):
+        worker_settings()
+
+
+def test_worker_ids_differ_and_fit_metadata() -> None:
+    first, second = new_worker_id(), new_worker_id()
+    assert first != second
+    assert first.isascii()
+    assert " " not in first
