@@ -38,15 +38,15 @@ class Header(BaseModel):
 
     scheme: str = Field(pattern=r"^[a-z][a-z0-9]{0,15}$")
     parameters: Mapping[str, Parameter]
-    rows: PositiveInt
-    features: PositiveInt
+    rows: PositiveInt = Field(strict=True)
+    features: PositiveInt = Field(strict=True)
     key_id: KeyId
-    frames: NonNegativeInt = Field(le=MAX_FRAMES)
+    frames: NonNegativeInt = Field(le=MAX_FRAMES, strict=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One ciphertext, as SEAL serialised it."""
+    """One ciphertext, in the form that its scheme gives it."""
 
     index: int
     payload: bytes
@@ -74,12 +74,13 @@ class Reader:
         self.header: Header | None = None
         self._next = 0
         self._max_frame_bytes = max_frame_bytes
-        self._pending = 0
+        self._fed = 0
+        self._taken = 0
         self._unpacker = msgpack.Unpacker(
             raw=False,
             use_list=True,
             strict_map_key=True,
-            max_buffer_size=0,  # bounded by _pending below, whose error says why
+            max_buffer_size=0,  # bounded by _pending() below, whose error says why
             max_bin_len=max_frame_bytes,
             max_str_len=MAX_HEADER_BYTES,
             max_array_len=4096,
@@ -94,19 +95,18 @@ class Reader:
         frame over the limit.
         """
         self._unpacker.feed(chunk)
-        self._pending += len(chunk)
+        self._fed += len(chunk)
         while True:
-            before = self._unpacker.tell()
             try:
                 item = self._unpacker.unpack()
             except msgpack.OutOfData:
                 limit = self._max_frame_bytes + _FRAME_OVERHEAD if self.header else MAX_HEADER_BYTES
-                if self._pending > limit:
+                if self._pending() > limit:
                     raise BodyTooLarge(f"a frame is over {limit} bytes") from None
                 return
             except ValueError as error:  # msgpack's FormatError, StackError and length limits
                 raise MalformedRequest(f"not a blindscore container: {error}") from error
-            self._pending -= self._unpacker.tell() - before
+            self._taken = self._unpacker.tell()
             if self.header is None:
                 self.header = _header(item)
             else:
@@ -116,11 +116,15 @@ class Reader:
         """Declare the end of the body. Raises `MalformedRequest` when something is missing."""
         if self.header is None:
             raise MalformedRequest("container ends before its header")
-        if self._pending:
+        if self._pending():
             raise MalformedRequest(f"container ends inside frame {self._next}")
         if self._next != self.header.frames:
             raise MalformedRequest(f"container has {self._next} of {self.header.frames} frames")
         return self.header
+
+    def _pending(self) -> int:
+        """Bytes of the item that is incomplete. (`tell` counts those parsed so far as taken.)"""
+        return self._fed - self._taken
 
     def _frame(self, item: object, header: Header) -> Frame:
         match item:

@@ -37,3 +37,75 @@ def check_security(ring: RingParameters, *, strict: bool = True) -> None:
             f"N = {ring.degree} with {ring.modulus_bits} bits of primes is below 128-bit security",
             remedy=f"choose from {table} (degree: most bits)",
         )
+
+
+@dataclass(frozen=True, slots=True)
+class BfvPreset:
+    """SEAL's BFV in a ring, with results under the ring's first prime alone."""
+
+    name: str
+    ring: RingParameters
+    plain_bits: int
+    """The plain modulus is 2^plain_bits: a score's integer lies below 2^(plain_bits - 1)."""
+    dropped_bits: int
+    """Low bits of a result's coefficients that are not sent; the others fill whole bytes."""
+
+    @property
+    def result_bytes(self) -> int:
+        """Bytes of one coefficient of a result."""
+        return (self.ring.prime_bits[0] - self.dropped_bits) // 8
+
+
+@dataclass(frozen=True, slots=True)
+class DirectPreset(BfvPreset):
+    """One way to run the `direct` scheme: products of polynomials.
+
+    A second prime makes room for the product's noise and is switched away before a result is sent;
+    with several, the last one is SEAL's key-switching prime, which nothing here uses.
+    """
+
+    grid_doublings: int
+    """Inputs are integers up to 255·2^grid_doublings at least …"""
+    grid_bits: int
+    """… and up to 255·2^12 as long as features × levels stays below 2^grid_bits."""
+
+
+DIRECT_PRESETS = {
+    preset.name: preset
+    for preset in (
+        DirectPreset("speed", RingParameters(4096, (60,)), 33, 12, 0, 18),
+        DirectPreset("precision", RingParameters(4096, (60, 30, 16)), 46, 4, 8, 26),
+    )
+}
+"""`speed` is for 8-bit inputs (pixels) and for rows of few features; `precision` is for any."""
+
+DIRECT_DEFAULT = "precision"
+
+
+@dataclass(frozen=True, slots=True)
+class PackedPreset(BfvPreset):
+    """One way to run the `packed` scheme: one prime, and a value of a row in each coefficient.
+
+    The plain modulus is half of the prime, so that the noise lies in the low bits of what is
+    decrypted, as in CKKS, and no room is lost to keeping integers exact.
+    """
+
+    prime: int
+    """The ring's only prime, as SEAL chooses it."""
+    data_bits: int
+    """The largest input becomes an integer of 2^(data_bits - 1) to 2^data_bits."""
+
+
+PACKED_PRESETS = {
+    preset.name: preset
+    for preset in (
+        PackedPreset("n4096", RingParameters(4096, (60,)), 59, 20, (1 << 60) - 16383, 28),
+        PackedPreset("n8192", RingParameters(8192, (60,)), 59, 20, (1 << 60) - 16383, 28),
+        PackedPreset("n2048", RingParameters(2048, (53,)), 52, 13, (1 << 53) - 126975, 24),
+        PackedPreset("compact", RingParameters(4096, (48,)), 47, 8, (1 << 48) - 16383, 21),
+    )
+}
+"""By rows that share a ciphertext. `n2048` makes the smallest blocks; `compact` sends a quarter
+fewer bytes; both have error bounds some 10 to 100 times those of the others."""
+
+PACKED_DEFAULT = "n4096"

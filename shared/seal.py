@@ -90,8 +90,8 @@ def load(obj: Any, context: Any, data: bytes | memoryview, *, what: str) -> Any:
     if parse_header(data, what=what).size != len(data):
         raise CiphertextError(f"{what} has bytes after its end")
     fd = _scratch.fd
-    os.ftruncate(fd, 0)
     os.pwrite(fd, data, 0)
+    os.ftruncate(fd, len(data))  # in this order the file keeps its pages
     try:
         obj.load(context, _scratch.path)
     except (RuntimeError, ValueError, OverflowError, MemoryError) as error:

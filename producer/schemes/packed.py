@@ -1,0 +1,223 @@
+"""The `packed` scheme, key owner's side: thousands of rows in each ciphertext, one a feature.
+
+A ciphertext is SEAL's symmetric, seeded encryption of zero, in the coefficient form that SEAL's BFV
+has, plus the scaled values of the rows. That is what SEAL's own encryptor does (`encryptor.cpp`: it
+encrypts zero, then adds the plaintext), but for a division by the plain modulus in each coefficient
+and a plaintext object, a fifth of the time. See `shared.packed` for layout and formats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import secrets
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+from tenseal import sealapi
+
+from producer.schemes import Encoding, Rows, Scores
+from producer.schemes.packed_seal import coefficients, encryption_of_zero
+from shared import bfv, container, packed, seal
+from shared.bfv import Words
+from shared.container import CONTENT_TYPE, Header
+from shared.errors import (
+    CiphertextError,
+    DatasetError,
+    EvaluationKeysError,
+    MalformedRequest,
+    SecretKeyError,
+    UsageError,
+)
+from shared.params import PACKED_DEFAULT, PACKED_PRESETS, PackedPreset
+
+SECRET_MAGIC = "blindscore-packed-secret"  # noqa: S105 - a format's name
+TAG_BYTES = 16
+FEATURES_AT_ONCE = 16
+"""Columns are read from the rows in groups, or every value would cost a cache miss."""
+
+
+class PackedKey:
+    """A secret key and the ring it lives in."""
+
+    scheme = packed.SCHEME
+
+    def __init__(self, preset: PackedPreset, blob: bytes, secret_key: Any) -> None:
+        self.preset = preset
+        self.key_id = hashlib.sha256(blob).hexdigest()
+        self._blob = blob
+        self._ring = bfv.ring(preset)
+        self._secret_key = secret_key
+        self._encryptor = sealapi.Encryptor(self._ring.context, secret_key)
+        self._decryptor = sealapi.Decryptor(self._ring.context, secret_key)
+
+    def __repr__(self) -> str:
+        return f"PackedKey(preset={self.preset.name!r}, key_id={self.key_id!r}, secret=<redacted>)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret key does not pickle: use export_secret and load")
+
+    def evaluation_keys(self) -> bytes:
+        """The key blob: parameters and a random tag, some 150 bytes."""
+        return self._blob
+
+    def export_secret(self) -> bytes:
+        """The key blob and SEAL's secret key, some 33 KB."""
+        exported: bytes = msgpack.packb([SECRET_MAGIC, 1, self._blob, seal.save(self._secret_key)])
+        return exported
+
+    def encrypt(self, rows: Rows, encoding: Encoding) -> Iterator[bytes]:
+        """A container: an encryption of zero, then a ciphertext a feature, each as it is made.
+
+        `rows` has shape (rows, `encoding.features`), with at most `preset.ring.degree` rows.
+        Raises `DatasetError`, before the first piece.
+        """
+        check_rows(rows, encoding, self.preset)
+        parameters = packed.header_parameters(self.preset, input_bound=encoding.input_bound)
+        features: Sequence[int] = range(encoding.features)
+        if encoding.active is not None and len(encoding.active) < encoding.features:
+            features = sorted(encoding.active)
+            parameters["active"] = packed.write_active(features, encoding.features)
+        header = Header(
+            scheme=self.scheme,
+            parameters=parameters,
+            rows=len(rows),
+            features=encoding.features,
+            key_id=self.key_id,
+            frames=1 + len(features),
+        )
+        scale = math.ldexp(1.0, packed.scale_bits(self.preset, encoding.input_bound))
+        return container.write(header, self._frames(rows, features, scale))
+
+    def decrypt(self, body: bytes, *, rows: int) -> Scores:
+        """Scores of `rows` rows, shape (rows, classes), from a response's container.
+
+        Raises `MalformedRequest`, `BodyTooLarge`, `CiphertextError`.
+        """
+        frame_bytes = (rows + self._ring.degree) * self.preset.result_bytes
+        header, payloads = container.read(body, max_frame_bytes=frame_bytes)
+        unit = self._check_response(header, rows=rows)
+        scores = np.empty((rows, header.frames))
+        for k, payload in enumerate(payloads):
+            if len(payload) != frame_bytes:
+                raise CiphertextError(
+                    f"a result has {len(payload)} bytes, {frame_bytes} are needed"
+                )
+            words = bfv.unpack(self._ring, payload, what="a result")
+            polynomials = np.zeros((2, self._ring.degree), dtype=np.uint64)
+            polynomials[0, :rows] = words[:rows]
+            polynomials[1] = words[rows:]
+            plain = sealapi.Plaintext()
+            self._decryptor.decrypt(bfv.ciphertext(self._ring, polynomials), plain)
+            scores[:, k] = coefficients(self._ring, plain)[:rows] * unit
+        return scores
+
+    def _frames(self, rows: Rows, features: Sequence[int], scale: float) -> Iterator[bytes]:
+        prime = self.preset.prime
+        zero, seed = encryption_of_zero(self._ring, self._encryptor)
+        yield packed.write_frame(self.preset, seed, zero)
+        for first in range(0, len(features), FEATURES_AT_ONCE):
+            group = features[first : first + FEATURES_AT_ONCE]
+            # A slice is far cheaper to read than a list of the same columns.
+            columns = slice(group[0], group[-1] + 1) if isinstance(group, range) else group
+            integers = np.rint(rows.T[columns] * scale).astype(np.int64)
+            for values in modulo(integers, prime):
+                zero, seed = encryption_of_zero(self._ring, self._encryptor)
+                sums = add_modulo(zero[: len(rows)], values, prime)
+                yield packed.write_frame(self.preset, seed, sums)
+
+    def _check_response(self, header: Header, *, rows: int) -> float:
+        """What one unit of a result's coefficients is worth, of a response that is for us."""
+        if header.scheme != self.scheme or header.key_id != self.key_id:
+            raise CiphertextError(f"the response is not for packed key {self.key_id}")
+        if header.rows != rows:
+            raise MalformedRequest(f"the response has {header.rows} rows, {rows} were asked for")
+        preset, input_bound = packed.read_parameters(header, extra="weight_bits")
+        bits = header.parameters.get("weight_bits")
+        if (
+            preset != self.preset
+            or not header.frames
+            or not (isinstance(bits, int) and abs(bits) <= packed.MAX_WEIGHT_BITS)
+        ):
+            raise CiphertextError("the response's parameters are not those of the request")
+        return math.ldexp(
+            preset.prime / 2.0**preset.plain_bits, -(packed.scale_bits(preset, input_bound) + bits)
+        )
+
+
+class PackedScheme:
+    """Keys of the `packed` scheme."""
+
+    name = packed.SCHEME
+    content_type = CONTENT_TYPE
+    default_rows_per_job = PACKED_PRESETS[PACKED_DEFAULT].ring.degree
+
+    def generate(self, preset: str = PACKED_DEFAULT) -> PackedKey:
+        """A new key for a preset of `shared.params.PACKED_PRESETS`. Raises `UsageError`."""
+        if preset not in PACKED_PRESETS:
+            raise UsageError(
+                f"unknown preset {preset!r} of packed", remedy=f"one of {', '.join(PACKED_PRESETS)}"
+            )
+        chosen = PACKED_PRESETS[preset]
+        blob = packed.key_blob(chosen, secrets.token_bytes(TAG_BYTES))
+        secret_key = sealapi.KeyGenerator(bfv.ring(chosen).context).secret_key()
+        return PackedKey(chosen, blob, secret_key)
+
+    def load(self, secret: bytes) -> PackedKey:
+        """The key of an exported secret. Raises `SecretKeyError`."""
+        try:
+            match msgpack.unpackb(secret):
+                case [str(magic), 1, bytes(blob), bytes(key_bytes)] if magic == SECRET_MAGIC:
+                    pass
+                case _:
+                    raise SecretKeyError("not a secret of the packed scheme")
+            preset = packed.read_key_blob(blob)
+            secret_key = seal.load(
+                sealapi.SecretKey(), bfv.ring(preset).context, key_bytes, what="the secret key"
+            )
+        except (ValueError, EvaluationKeysError, CiphertextError) as error:
+            raise SecretKeyError(f"the secret of a packed key is damaged: {error}") from error
+        return PackedKey(preset, blob, secret_key)
+
+
+SCHEME = PackedScheme()
+
+
+def check_rows(rows: Rows, encoding: Encoding, preset: PackedPreset) -> None:
+    """Refuse a block that can't be encoded. Raises `DatasetError`, naming the row and the value."""
+    bound = encoding.input_bound
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise DatasetError(f"a block has shape {rows.shape}; (rows, features) is needed")
+    if rows.shape[1] != encoding.features:
+        raise DatasetError(f"rows have {rows.shape[1]} features, the run has {encoding.features}")
+    if len(rows) > preset.ring.degree:
+        raise DatasetError(
+            f"a block of {len(rows)} rows doesn't fit preset {preset.name} of packed",
+            remedy=f"use at most {preset.ring.degree} rows a job",
+        )
+    if not packed.MIN_INPUT_BOUND <= bound <= packed.MAX_INPUT_BOUND:
+        raise DatasetError(f"an input bound of {bound:g} can't be scaled", remedy="scale the data")
+    if encoding.active and not set(encoding.active) <= set(range(encoding.features)):
+        raise DatasetError(f"the model announces features beyond the rows' {encoding.features}")
+    if not (-bound <= rows.min() and rows.max() <= bound):
+        row, feature = np.argwhere(~(np.abs(rows) <= bound))[0]
+        raise DatasetError(
+            f"row {row} of the block has {rows[row, feature]:g} as feature {feature}: "
+            f"beyond the declared bound of {bound:g}"
+        )
+
+
+def modulo(integers: npt.NDArray[np.int64], prime: int) -> Words:
+    """Integers above -prime and below it, modulo the prime."""
+    return (integers + ((integers >> 63) & prime)).view(np.uint64)
+
+
+def add_modulo(left: Words, right: Words, prime: int) -> Words:
+    """The sum of two arrays of residues, modulo a prime below 2^63."""
+    sums: Words = left + right
+    # The smaller of the two is the one below the prime, as a negative number wraps to a huge one.
+    np.minimum(sums, sums - np.uint64(prime), out=sums)
+    return sums

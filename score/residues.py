@@ -1,0 +1,111 @@
+"""Exact sums of residue vectors with integer factors, as a product of matrices of doubles.
+
+A BLAS multiplies doubles many times faster than anything multiplies residues, and it is exact as
+long as all its sums are integers below 2^53, in whichever order it adds. So residues are cut into
+halves of 32 bits and factors into digits of 12 bits and the rest.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
+
+Words = npt.NDArray[np.uint64]
+Integers = npt.NDArray[np.int64]
+Doubles = npt.NDArray[np.float64]
+
+DIGIT_BITS = 12
+HALF_BITS = 32
+MAX_NORM = 1 << 32
+"""Of a row of factors, in ℓ1."""
+MAX_PRIME_BITS = 60
+VECTORS_PER_PRODUCT = 32
+"""Enough to pay for going over the sums once more; their doubles take 4 MB at N = 4096."""
+ROWS_PER_PRODUCT = 32
+"""Of digits, two a class: a product is kept only until it is added to the sums."""
+VECTORS_PER_FOLD = 1024
+
+
+class ResidueSums:
+    """Σ_j factors[k, j] · vector_j modulo a prime, for all k, with vectors taken one by one.
+
+    Between two folds each sum stays below 2^53. With n = high·2^12 + low and |low| ≤ 2^11, and the
+    halves below 2^32: Σ|low| ≤ 1024·2^11 = 2^21, and Σ|high| ≤ MAX_NORM/2^12 + 1024/2 < 2^21.
+    """
+
+    def __init__(self, factors: Integers, *, prime: int, length: int) -> None:
+        """`factors` has shape (K, J); vectors have shape (length,)."""
+        if int(np.abs(factors).sum(axis=1).max()) > MAX_NORM or prime.bit_length() > MAX_PRIME_BITS:
+            raise ValueError("factors or prime too large for exact sums")
+        self._prime = prime
+        high = (factors + (1 << (DIGIT_BITS - 1))) >> DIGIT_BITS
+        low = factors - (high << DIGIT_BITS)
+        self._digits = np.concatenate((low, high)).astype(np.float64)
+        self._halves = np.empty((VECTORS_PER_PRODUCT, 2 * length))
+        self._columns: list[int] = []
+        self._sums = np.zeros((len(self._digits), 2 * length))
+        self._since_fold = 0
+        self._totals = np.zeros((len(factors), length), dtype=np.int64)
+
+    def add(self, column: int, *parts: Words) -> None:
+        """Add factors[:, column] times the vector that `parts` make, one after the other."""
+        row, start = self._halves[len(self._columns)], 0
+        for part in parts:
+            row[start : start + 2 * part.size] = part.astype("<u8", copy=False).view("<u4")
+            start += 2 * part.size
+        self._columns.append(column)
+        if len(self._columns) == VECTORS_PER_PRODUCT:
+            self._multiply()
+
+    def total(self) -> Words:
+        """The sums so far, modulo the prime, shape (K, length)."""
+        self._multiply()
+        self._fold()
+        return self._totals.astype(np.uint64)
+
+    def _multiply(self) -> None:
+        count = len(self._columns)
+        if not count:
+            return
+        digits, halves = self._digits[:, self._columns], self._halves[:count]
+        with _blas().limit(limits=1):
+            for first in range(0, len(digits), ROWS_PER_PRODUCT):
+                rows = slice(first, first + ROWS_PER_PRODUCT)
+                self._sums[rows] += digits[rows] @ halves
+        self._columns.clear()
+        self._since_fold += count
+        if self._since_fold > VECTORS_PER_FOLD - VECTORS_PER_PRODUCT:
+            self._fold()
+
+    def _fold(self) -> None:
+        """Move the sums of doubles into the totals."""
+        classes = len(self._totals)
+        for k in range(classes):
+            for row, digit_shift in ((k, 0), (classes + k, DIGIT_BITS)):
+                for half in (0, 1):
+                    sums, bits = self._sums[row, half::2], digit_shift + half * HALF_BITS
+                    self._totals[k] += _shifted(sums, bits, self._prime)
+            self._totals[k] %= self._prime
+        self._sums[:] = 0
+        self._since_fold = 0
+
+
+@cache
+def _blas() -> Any:
+    """numpy's BLAS, whose threads cost twice the CPU at this size; evaluators have a core each."""
+    return ThreadpoolController().select(user_api="blas")
+
+
+def _shifted(values: Doubles, bits: int, prime: int) -> Integers:
+    """values · 2^bits modulo `prime`, between -prime and prime, for integers below 2^53.
+
+    The quotient is off by one at most, as it is below 2^51; the difference is small, so that
+    unsigned arithmetic modulo 2^64 has it right.
+    """
+    quotients = np.rint(values * (2.0**bits / prime)).astype(np.int64).view(np.uint64)
+    shifted = values.astype(np.int64).view(np.uint64) << np.uint64(bits)
+    return (shifted - quotients * np.uint64(prime)).view(np.int64)

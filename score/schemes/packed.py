@@ -1,0 +1,231 @@
+"""The `packed` scheme, scorer's side: classes are sums of ciphertexts with plaintext factors.
+
+Such a sum is one product of matrices modulo the prime: the model's integers times the ciphertexts'
+coefficients (`score.residues`). Only what SEAL alone may do is asked of it: to draw the second
+polynomial of each ciphertext from its seed, and to encrypt the masks.
+
+Why masks: a sum's second polynomial is Σ n_kj·a_j, where the seeds give all a_j to everyone, and so
+N equations for the F factors n_kj. Whoever carries requests and responses could solve them and read
+the model. So a fresh public-key encryption of zero, under a key that the request brings, is added
+to each class: to anyone without the secret key the result then looks random.
+
+The key owner is another matter. Scores themselves give a linear model away to him (as many rows as
+there are features will do), and nothing hides the noise of a result: no circuit privacy.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from tenseal import sealapi
+from tenseal.sealapi import util
+
+from score.linear import LinearModel
+from score.lru import ByteLru
+from score.residues import ResidueSums
+from score.schemes import Json
+from score.schemes.packed_plan import Plan, make_plan
+from shared import bfv, packed, seal
+from shared.bfv import Words
+from shared.container import Header
+from shared.errors import (
+    BodyTooLarge,
+    CiphertextError,
+    EvaluationKeysError,
+    FeatureCountError,
+    MalformedRequest,
+    ModelError,
+)
+from shared.params import PACKED_DEFAULT, PACKED_PRESETS, PackedPreset
+
+MAX_RESPONSE_BYTES = 256 * 1024 * 1024
+PLAN_CACHE_BYTES = 64 * 1024 * 1024
+_SEED = struct.Struct("<8Q")
+
+
+class PackedEvaluator:
+    """Scores containers of the `packed` scheme. One instance serves one thread."""
+
+    name = packed.SCHEME
+
+    def __init__(self, model: LinearModel, *, announce_zero_features: bool = False) -> None:
+        """Raises `ModelError` when no preset can carry this model's weights precisely enough.
+
+        Whether its intercept leaves room for them depends on a request's input bound: see `begin`.
+        `announce_zero_features` publishes which features the model uses, so that the others need
+        not be encrypted.
+        """
+        self.model = model
+        self._announced = announce_zero_features
+        self._plans: ByteLru[tuple[str, float], Plan] = ByteLru(PLAN_CACHE_BYTES)
+        self._offered: dict[str, PackedPreset] = {}
+        refusal: ModelError | None = None
+        for preset in PACKED_PRESETS.values():
+            try:
+                make_plan(model.weights, 0 * model.intercept, preset=preset, input_bound=1.0)
+            except ModelError as error:
+                refusal = error
+            else:
+                self._offered[preset.name] = preset
+        if refusal is not None and not self._offered:
+            raise refusal
+        self.max_frame_bytes = max(
+            packed.frame_bytes(preset, preset.ring.degree) for preset in self._offered.values()
+        )
+
+    def describe(self) -> Json:
+        """Each preset's parameters, and the error bound of its scores for inputs of at most 1."""
+        default = PACKED_DEFAULT if PACKED_DEFAULT in self._offered else next(iter(self._offered))
+        described: dict[str, Any] = {
+            "default": default,
+            "presets": {name: self._describe(preset) for name, preset in self._offered.items()},
+        }
+        if self._announced:
+            used = np.flatnonzero(self.model.weights.any(axis=0))
+            described["active_features"] = used.tolist()
+        return described
+
+    def check_keys(self, blob: bytes) -> None:
+        """Refuse a blob that is not of this scheme and a preset offered. `EvaluationKeysError`."""
+        preset = packed.read_key_blob(blob)
+        if preset.name not in self._offered:
+            raise EvaluationKeysError(f"preset {preset.name} of packed is not offered")
+
+    def begin(self, header: Header) -> PackedEvaluation:
+        """Start a request.
+
+        Raises `CiphertextError`, `FeatureCountError`, `MalformedRequest`, `BodyTooLarge`.
+        """
+        preset, input_bound = packed.read_parameters(header, extra="active")
+        if preset.name not in self._offered:
+            raise CiphertextError(f"preset {preset.name} of packed is not offered")
+        if header.features != self.model.features:
+            raise FeatureCountError(
+                f"rows have {header.features} features, the model takes {self.model.features}"
+            )
+        active = packed.read_active(header)
+        if header.frames != 1 + len(active):
+            raise MalformedRequest(
+                f"{len(active)} features make {1 + len(active)} frames, "
+                f"the container has {header.frames}"
+            )
+        size = (preset.ring.degree + header.rows) * preset.result_bytes * self.model.classes
+        if size > MAX_RESPONSE_BYTES:
+            raise BodyTooLarge(f"scores of {header.rows} rows are over {MAX_RESPONSE_BYTES} bytes")
+        try:
+            plan = self._plan(preset, input_bound)
+        except ModelError as error:
+            raise CiphertextError(
+                f"inputs up to {input_bound:g} are not scored: {error}"
+            ) from error
+        missing = np.setdiff1d(np.flatnonzero(plan.weights.any(axis=0)), active)
+        if missing.size:
+            raise FeatureCountError(
+                f"the model uses {missing.size} features that the container leaves out",
+                remedy="encrypt all features, or those that the endpoint announces",
+            )
+        return PackedEvaluation(header, plan, input_bound, active)
+
+    def _describe(self, preset: PackedPreset) -> Json:
+        try:
+            error_bound = self._plan(preset, 1.0).error_bound
+        except ModelError:
+            error_bound = None  # the intercept leaves no room to inputs as small as 1
+        return {
+            "degree": preset.ring.degree,
+            "prime_bits": list(preset.ring.prime_bits),
+            "data_bits": preset.data_bits,
+            "rows_per_ciphertext": preset.ring.degree,
+            "error_bound": error_bound,
+        }
+
+    def _plan(self, preset: PackedPreset, input_bound: float) -> Plan:
+        key = (preset.name, input_bound)
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = make_plan(
+                self.model.weights, self.model.intercept, preset=preset, input_bound=input_bound
+            )
+            self._plans.put(key, plan, plan.weights.nbytes)
+        return plan
+
+
+class PackedEvaluation:
+    """One request: sums grow as ciphertexts arrive; no ciphertext is kept."""
+
+    def __init__(self, header: Header, plan: Plan, input_bound: float, active: list[int]) -> None:
+        self._header = header
+        self._plan = plan
+        self._input_bound = input_bound
+        self._active = active
+        self._ring = bfv.ring(plan.preset)
+        self._parameters = self._ring.context.key_context_data().parms()
+        self._used: list[bool] = np.any(plan.weights, axis=0).tolist()
+        self._sums = ResidueSums(
+            plan.weights,
+            prime=plan.preset.prime,
+            length=header.rows + plan.preset.ring.degree,
+        )
+        self._public_key: Any = None
+        self._next = 0
+
+    def add(self, payload: bytes) -> None:
+        """The next frame: the encryption of zero, then a feature each. Raises `CiphertextError`.
+
+        Features that the model doesn't use cost no more than a look at their size.
+        """
+        if self._public_key is None:
+            self._public_key = self._open_public_key(payload)
+            return
+        if self._next == len(self._active):
+            raise MalformedRequest("a ciphertext more than there are features")
+        feature = self._active[self._next]
+        seed, first = packed.read_frame(self._plan.preset, payload, self._header.rows)
+        if self._used[feature]:
+            self._sums.add(feature, first, self._expand(seed))
+        self._next += 1
+
+    def finish(self) -> tuple[Header, Iterator[bytes]]:
+        """The response, a ciphertext a class. Raises `MalformedRequest` when some are missing."""
+        if self._public_key is None or self._next != len(self._active):
+            raise MalformedRequest(f"{self._next} of {len(self._active)} features came")
+        plan = self._plan
+        parameters = packed.header_parameters(plan.preset, input_bound=self._input_bound)
+        header = Header(
+            scheme=packed.SCHEME,
+            parameters={**parameters, "weight_bits": plan.weight_bits},
+            rows=self._header.rows,
+            features=self._header.features,
+            key_id=self._header.key_id,
+            frames=len(plan.weights),
+        )
+        return header, self._results()
+
+    def _results(self) -> Iterator[bytes]:
+        rows, prime = self._header.rows, np.uint64(self._plan.preset.prime)
+        encryptor = sealapi.Encryptor(self._ring.context, self._public_key)
+        mask = sealapi.Ciphertext()
+        totals = self._sums.total()
+        for total, intercept in zip(totals, self._plan.intercept, strict=True):
+            encryptor.encrypt_zero(mask)
+            zero = bfv.polynomials(self._ring, mask)
+            total[:rows] += zero[0, :rows] + np.uint64(int(intercept) % int(prime))
+            total[rows:] += zero[1]
+            yield bfv.pack(self._plan.preset, total % prime)
+
+    def _expand(self, seed: bytes) -> Words:
+        """The uniform polynomial of a seed, shape (N,), by SEAL's generator and sampler."""
+        generator = sealapi.Blake2xbPRNG(_SEED.unpack(seed))
+        values = util.sample_poly_uniform(generator, self._parameters)
+        return np.fromiter(values, dtype=np.uint64, count=self._ring.degree)
+
+    def _open_public_key(self, payload: bytes) -> Any:
+        """A symmetric encryption of zero as a SEAL public key, which it is in NTT form."""
+        preset, ring = self._plan.preset, self._ring
+        seed, first = packed.read_frame(preset, payload, ring.degree)
+        zero = bfv.ciphertext(ring, np.stack((first, self._expand(seed))))
+        sealapi.Evaluator(ring.context).transform_to_ntt_inplace(zero)
+        return seal.load(sealapi.PublicKey(), ring.context, seal.save(zero), what="the public key")

@@ -1,0 +1,175 @@
+"""What both sides of the `packed` scheme must agree on: layout, scales and formats.
+
+Ciphertext j carries feature j of up to N rows, row i in coefficient i. A score is a combination of
+features with plaintext factors, so every row of a block is scored by the same few additions of
+polynomials: no rotation, no product of polynomials, no evaluation key.
+
+Values are integers x·2^scale_bits, encrypted without room between them and the noise, which so ends
+up in the low bits of the scores: the approximate arithmetic of CKKS (Cheon, Kim, Kim, Song, "Homo-
+morphic Encryption for Arithmetic of Approximate Numbers", ASIACRYPT 2017), but on coefficients.
+CKKS's own slots are an embedding that only products need. It spreads each coefficient's noise over
+all slots, while that of a coefficient has a bound that always holds (`score.schemes.packed_plan`).
+
+Frames of a request, each the 64-byte seed of its second polynomial, then coefficients of the first
+modulo the prime, little endian, in as few bytes as hold the prime:
+
+    0        an encryption of zero, N coefficients: the public key that masks the results
+    1 …      the features in order (all, or those in the parameter `active`), one coefficient a row
+
+A frame of a response is a class: a coefficient a row of the first polynomial, then N of the second,
+without their low bits (`shared.bfv.pack`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.container import Header, Parameter
+from shared.errors import CiphertextError, EvaluationKeysError
+from shared.params import PACKED_PRESETS, PackedPreset
+
+Words = npt.NDArray[np.uint64]
+
+SCHEME = "packed"
+MAX_KEY_BLOB_BYTES = 4096
+MIN_INPUT_BOUND, MAX_INPUT_BOUND = 2.0**-128, 2.0**128
+MAX_WEIGHT_BITS = 700
+SEED_BYTES = 64
+
+
+def scale_bits(preset: PackedPreset, input_bound: float) -> int:
+    """Inputs are coded as round(x · 2^scale_bits), of 2^data_bits at most.
+
+    It depends on nothing but the declared bound, so it tells nothing of the rows.
+    """
+    mantissa, exponent = math.frexp(input_bound)
+    return preset.data_bits - (exponent - 1 if mantissa == 0.5 else exponent)
+
+
+def coefficient_bytes(preset: PackedPreset) -> int:
+    """Bytes of one coefficient in a request."""
+    return -(-preset.prime.bit_length() // 8)
+
+
+def frame_bytes(preset: PackedPreset, coefficients: int) -> int:
+    return SEED_BYTES + coefficients * coefficient_bytes(preset)
+
+
+def write_frame(preset: PackedPreset, seed: bytes, coefficients: Words) -> bytes:
+    """A request's frame; coefficients below the prime, shape (n,)."""
+    words = coefficients.astype("<u8", copy=False)
+    width = coefficient_bytes(preset)
+    return (
+        seed + (words if width == 8 else words.view(np.uint8).reshape(-1, 8)[:, :width]).tobytes()
+    )
+
+
+def read_frame(preset: PackedPreset, payload: bytes, coefficients: int) -> tuple[bytes, Words]:
+    """The seed and the coefficients of a request's frame, shape (coefficients,).
+
+    Raises `CiphertextError` unless it has just these, all below the prime.
+    """
+    if len(payload) != frame_bytes(preset, coefficients):
+        raise CiphertextError(
+            f"a ciphertext has {len(payload)} bytes, {frame_bytes(preset, coefficients)} are needed"
+        )
+    width = coefficient_bytes(preset)
+    if width == 8:
+        words = np.frombuffer(payload, dtype="<u8", offset=SEED_BYTES)
+    else:
+        padded = np.zeros((coefficients, 8), dtype=np.uint8)
+        raw = np.frombuffer(payload, dtype=np.uint8, offset=SEED_BYTES)
+        padded[:, :width] = raw.reshape(coefficients, width)
+        words = padded.view("<u8").ravel()
+    if int(words.max()) >= preset.prime:
+        raise CiphertextError("a ciphertext has a coefficient beyond its prime")
+    return payload[:SEED_BYTES], words
+
+
+def header_parameters(preset: PackedPreset, *, input_bound: float) -> dict[str, Parameter]:
+    """What a header says of ring and scale; requests may add `active`, responses `weight_bits`."""
+    return {
+        "preset": preset.name,
+        "degree": preset.ring.degree,
+        "primes": (preset.prime,),
+        "input_bound": float(input_bound),
+        "scale_bits": scale_bits(preset, input_bound),
+    }
+
+
+def read_parameters(header: Header, *, extra: str) -> tuple[PackedPreset, float]:
+    """The preset and the input bound of a header, which may say `extra` besides and no more.
+
+    Raises `CiphertextError` for parameters that we don't know.
+    """
+    given = {name: value for name, value in header.parameters.items() if name != extra}
+    preset = PACKED_PRESETS.get(str(given.get("preset")))
+    input_bound = given.get("input_bound")
+    if preset is None or not isinstance(input_bound, int | float):
+        raise CiphertextError("the container's parameters name no preset of packed")
+    if not MIN_INPUT_BOUND <= input_bound <= MAX_INPUT_BOUND:
+        raise CiphertextError(f"the container's input bound is {input_bound:g}")
+    expected = header_parameters(preset, input_bound=input_bound)
+    if given != expected:
+        wrong = sorted(
+            name for name in given.keys() | expected if given.get(name) != expected.get(name)
+        )
+        raise CiphertextError(
+            f"the container's parameters are not those of preset {preset.name}: {', '.join(wrong)}"
+        )
+    if header.rows > preset.ring.degree:
+        raise CiphertextError(f"{header.rows} rows don't fit preset {preset.name} of packed")
+    return preset, float(input_bound)
+
+
+def write_active(active: Sequence[int], features: int) -> str:
+    """Which of `features` a request holds: a bit each, the first lowest, as hexadecimal bytes."""
+    bits = np.zeros(features, dtype=np.uint8)
+    bits[list(active)] = 1
+    return np.packbits(bits, bitorder="little").tobytes().hex()
+
+
+def read_active(header: Header) -> list[int]:
+    """The features that a request holds, in the order of its frames. Raises `CiphertextError`."""
+    text = header.parameters.get("active")
+    if text is None:
+        return list(range(header.features))
+    try:
+        bits = np.frombuffer(bytes.fromhex(str(text)), dtype=np.uint8)
+    except ValueError as error:
+        raise CiphertextError("the container's active features are not hexadecimal") from error
+    active: list[int] = np.flatnonzero(np.unpackbits(bits, bitorder="little")).tolist()
+    if len(bits) != -(-header.features // 8) or (active and active[-1] >= header.features):
+        raise CiphertextError(f"the container's active features are not of {header.features}")
+    return active
+
+
+def key_blob(preset: PackedPreset, tag: bytes) -> bytes:
+    """What is published under a key id: parameters and a random tag. Nothing computes with it."""
+    record = {
+        "scheme": SCHEME,
+        "version": 1,
+        "preset": preset.name,
+        "degree": preset.ring.degree,
+        "primes": [preset.prime],
+        "tag": tag.hex(),
+    }
+    return json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
+
+
+def read_key_blob(blob: bytes) -> PackedPreset:
+    """The preset of a key blob. Raises `EvaluationKeysError` for anything else."""
+    try:
+        record = json.loads(blob) if len(blob) <= MAX_KEY_BLOB_BYTES else {}
+        preset = PACKED_PRESETS[record["preset"]]
+        genuine = blob == key_blob(preset, bytes.fromhex(record["tag"]))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise EvaluationKeysError("not a key blob of the packed scheme") from error
+    if not genuine:
+        raise EvaluationKeysError("a key blob of the packed scheme with other parameters")
+    return preset

@@ -1,0 +1,321 @@
+"""Keys of `packed`, what its requests hold, and which responses it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+from tenseal import sealapi
+from tenseal.sealapi import util
+
+from producer.schemes import ClientKey, ClientScheme, Encoding, client_scheme
+from producer.schemes.packed import SCHEME, PackedKey, add_modulo, modulo
+from producer.schemes.packed_seal import coefficients
+from shared import bfv, blobnames, container, packed
+from shared.container import Header
+from shared.errors import (
+    BlindscoreError,
+    CiphertextError,
+    DatasetError,
+    EvaluationKeysError,
+    MalformedRequest,
+    SecretKeyError,
+    UsageError,
+)
+from shared.params import PACKED_DEFAULT, PACKED_PRESETS, check_security
+
+PRESET = PACKED_PRESETS["n2048"]
+FEATURES = 20
+ENCODING = Encoding("container", FEATURES, 1.0)
+LIMIT = packed.frame_bytes(PRESET, PRESET.ring.degree)
+PRODUCT_BITS = packed.scale_bits(PRESET, 1.0) + 3
+
+
+@pytest.fixture(scope="module")
+def key() -> PackedKey:
+    return SCHEME.generate(PRESET.name)
+
+
+@pytest.fixture(scope="module")
+def rows() -> np.ndarray:
+    return np.random.default_rng(1).uniform(-1, 1, (5, FEATURES))
+
+
+def read_request(
+    key: PackedKey, rows: np.ndarray, encoding: Encoding
+) -> tuple[Header, list[bytes]]:
+    return container.read(b"".join(key.encrypt(rows, encoding)), max_frame_bytes=LIMIT)
+
+
+def decrypt_frame(key: PackedKey, payload: bytes, count: int) -> np.ndarray:
+    """What a frame of a request decrypts to, in units of its scale."""
+    seed, words = packed.read_frame(key.preset, payload, count)
+    generator = sealapi.Blake2xbPRNG([int(word) for word in np.frombuffer(seed, dtype="<u8")])
+    parameters = key._ring.context.key_context_data().parms()
+    polynomials = np.zeros((2, key.preset.ring.degree), dtype=np.uint64)
+    polynomials[0, :count] = words
+    polynomials[1] = util.sample_poly_uniform(generator, parameters)
+    plain = sealapi.Plaintext()
+    key._decryptor.decrypt(bfv.ciphertext(key._ring, polynomials), plain)
+    return 2.0 * coefficients(key._ring, plain)[:count]
+
+
+def test_is_a_client_scheme(key: PackedKey) -> None:
+    scheme: ClientScheme = client_scheme("packed")
+    client_key: ClientKey = key
+    assert scheme.default_rows_per_job == PACKED_PRESETS[PACKED_DEFAULT].ring.degree
+    assert client_key.scheme == scheme.name == "packed"
+
+
+@pytest.mark.parametrize("name", PACKED_PRESETS)
+def test_presets_are_secure_and_have_seals_primes(name: str) -> None:
+    preset = PACKED_PRESETS[name]
+    check_security(preset.ring, strict=True)
+    assert bfv.ring(preset).result.primes == (preset.prime,)
+    assert preset.plain_bits == preset.prime.bit_length() - 1
+    assert preset.dropped_bits + 8 * preset.result_bytes == preset.prime.bit_length()
+
+
+def test_the_key_id_is_the_hash_of_the_blob(key: PackedKey) -> None:
+    blob = key.evaluation_keys()
+    assert key.key_id == hashlib.sha256(blob).hexdigest()
+    assert blobnames.is_key_id(key.key_id)
+    assert packed.read_key_blob(blob) == PRESET
+    assert json.loads(blob)["primes"] == [PRESET.prime]
+
+
+def test_each_key_is_new() -> None:
+    assert SCHEME.generate().key_id != SCHEME.generate().key_id
+
+
+@pytest.mark.parametrize(
+    "blob",
+    [
+        b"",
+        b"{}",
+        b"[" * 4000,
+        b'{"preset": "n2048"}',
+        b'{"preset": ["n2048"], "tag": ""}',
+        packed.key_blob(PRESET, b"tag") + b" ",
+        packed.key_blob(PRESET, b"tag").replace(b"2048,", b"4096,"),
+        packed.key_blob(PRESET, b"tag").replace(b'"packed"', b'"direct"'),
+        packed.key_blob(PRESET, b"tag").replace(b"4017", b"4018"),
+    ],
+)
+def test_a_key_blob_of_other_parameters_is_refused(blob: bytes) -> None:
+    with pytest.raises(EvaluationKeysError):
+        packed.read_key_blob(blob)
+
+
+def test_unknown_preset_is_refused() -> None:
+    with pytest.raises(UsageError, match="n4096"):
+        SCHEME.generate("n1024")
+
+
+def test_a_secret_survives_export_and_load(key: PackedKey, rows: np.ndarray) -> None:
+    loaded = SCHEME.load(key.export_secret())
+    assert loaded.key_id == key.key_id
+    header, payloads = read_request(key, rows, ENCODING)
+    opened = decrypt_frame(loaded, payloads[1], header.rows) / 2.0**24
+    assert np.abs(opened - rows[:, 0]).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda secret: b"",
+        lambda secret: b"\xc1",
+        lambda secret: secret[:-1],
+        lambda secret: secret + b"\x00",
+        lambda secret: secret[:-1] + bytes([secret[-1] ^ 1]),
+        lambda secret: secret.replace(b"packed-secret", b"direct-secret"),
+        lambda secret: msgpack.packb([*msgpack.unpackb(secret)[:3], b"no key"]),
+    ],
+)
+def test_a_damaged_secret_is_refused(key: PackedKey, damage: Callable[[bytes], bytes]) -> None:
+    damaged = damage(key.export_secret())
+    with pytest.raises(SecretKeyError):
+        SCHEME.load(damaged)
+
+
+def test_a_secret_key_neither_pickles_nor_prints(key: PackedKey) -> None:
+    with pytest.raises(TypeError, match="does not pickle"):
+        pickle.dumps(key)
+    assert "redacted" in repr(key)
+
+
+def test_a_request_is_as_small_as_its_rows(key: PackedKey, rows: np.ndarray) -> None:
+    header, payloads = read_request(key, rows, ENCODING)
+    assert (header.rows, header.features, header.frames) == (5, FEATURES, 1 + FEATURES)
+    assert header.key_id == key.key_id
+    assert len(payloads[0]) == 64 + 7 * 2048
+    assert {len(payload) for payload in payloads[1:]} == {64 + 7 * 5}
+
+
+def test_ciphertexts_are_made_one_by_one(key: PackedKey, rows: np.ndarray) -> None:
+    made = []
+
+    class Counting:
+        def encrypt_zero_symmetric(self, parms_id: Any) -> Any:
+            made.append(1)
+            return key._encryptor.encrypt_zero_symmetric(parms_id)
+
+    own = SCHEME.load(key.export_secret())
+    own._encryptor = Counting()
+    pieces = own.encrypt(rows, ENCODING)
+    next(pieces)
+    assert not made
+    for count in range(1, 4):
+        next(pieces)
+        assert len(made) == count
+
+
+def test_a_ciphertext_holds_its_feature_and_noise(key: PackedKey) -> None:
+    """Noise is there, new in each ciphertext, and within the bound that precision rests on."""
+    rows = np.random.default_rng(2).uniform(-3, 3, (2048, 2))
+    header, payloads = read_request(key, rows, Encoding("container", 2, 3.0))
+    scale = 2.0 ** packed.scale_bits(PRESET, 3.0)
+    first, second = (
+        decrypt_frame(key, payload, header.rows) - np.rint(column * scale)
+        for payload, column in zip(payloads[1:], rows.T, strict=True)
+    )
+    for noise in (first, second):
+        assert np.abs(noise).max() <= 21 + 1
+        assert 2.5 < noise.std() < 4.5
+    assert not np.array_equal(first, second)
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.2
+
+
+def test_values_are_added_modulo_the_prime() -> None:
+    prime = PRESET.prime
+    words = [0, 1, 5, prime // 2, prime - 5, prime - 1]
+    values = [-prime + 1, -6, -1, 0, 1, 6, prime - 1]
+    left = np.repeat(np.array(words, dtype=np.uint64), len(values))
+    right = modulo(np.tile(np.array(values, dtype=np.int64), len(words)), prime)
+    expected = [(word + value) % prime for word in words for value in values]
+    assert add_modulo(left, right, prime).tolist() == expected
+
+
+def test_the_same_rows_are_never_encrypted_alike(key: PackedKey, rows: np.ndarray) -> None:
+    _, once = read_request(key, rows, ENCODING)
+    _, again = read_request(key, rows, ENCODING)
+    assert len({payload[:64] for payload in once + again}) == 2 * (1 + FEATURES)
+    assert not set(once) & set(again)
+
+
+def test_inactive_features_are_left_out(key: PackedKey, rows: np.ndarray) -> None:
+    encoding = Encoding("container", FEATURES, 1.0, active=(17, 3))
+    header, payloads = read_request(key, rows, encoding)
+    assert packed.read_active(header) == [3, 17]
+    assert header.frames == len(payloads) == 3
+    opened = decrypt_frame(key, payloads[2], header.rows) / 2.0**24
+    assert np.abs(opened - rows[:, 17]).max() < 1e-5
+
+
+def test_all_features_active_is_the_same_as_not_saying(key: PackedKey, rows: np.ndarray) -> None:
+    encoding = Encoding("container", FEATURES, 1.0, active=tuple(range(FEATURES)))
+    header, _ = read_request(key, rows, encoding)
+    assert "active" not in header.parameters
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda rows: rows[:, :3], "have 3 features, the run has 20"),
+        (lambda rows: rows[:0], "shape"),
+        (lambda rows: rows[0], "shape"),
+        (lambda rows: np.resize(rows, (2049, FEATURES)), "at most 2048 rows"),
+        (lambda rows: put(rows, 1.5), "row 2 .* 1.5 as feature 4"),
+        (lambda rows: put(rows, -1.5), "row 2 .* -1.5 as feature 4"),
+        (lambda rows: put(rows, np.nan), "row 2 .* nan as feature 4"),
+        (lambda rows: put(rows, np.inf), "row 2 .* inf as feature 4"),
+    ],
+)
+def test_rows_that_cannot_be_encoded_are_refused_at_once(
+    key: PackedKey, rows: np.ndarray, change: Callable[[np.ndarray], np.ndarray], reason: str
+) -> None:
+    with pytest.raises(DatasetError, match=reason):
+        key.encrypt(change(rows), ENCODING)
+
+
+def put(rows: np.ndarray, value: float) -> np.ndarray:
+    changed = rows.copy()
+    changed[2, 4] = value
+    return changed
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, np.nan, np.inf, 1e-50, 1e50])
+def test_an_input_bound_that_cannot_be_scaled_is_refused(
+    key: PackedKey, rows: np.ndarray, bound: float
+) -> None:
+    with pytest.raises(DatasetError):
+        key.encrypt(rows * 0, Encoding("container", FEATURES, bound))
+
+
+@pytest.mark.parametrize("active", [(20,), (-1, 3)])
+def test_announced_features_that_do_not_exist_are_refused(
+    key: PackedKey, rows: np.ndarray, active: tuple[int, ...]
+) -> None:
+    with pytest.raises(DatasetError, match="announces"):
+        key.encrypt(rows, Encoding("container", FEATURES, 1.0, active=active))
+
+
+def response(key: PackedKey, **changes: Any) -> bytes:
+    """A well-formed response to two rows and one class, but for `changes`."""
+    parameters = {**packed.header_parameters(PRESET, input_bound=1.0), "weight_bits": 3}
+    fields: dict[str, Any] = {
+        "scheme": "packed",
+        "parameters": {**parameters, **changes.pop("parameters", {})},
+        "rows": 2,
+        "features": FEATURES,
+        "key_id": key.key_id,
+        "frames": 1,
+    }
+    payloads: list[bytes] = changes.pop("payloads", [bytes(RESULT_BYTES)])
+    header = Header.model_validate({**fields, **changes, "frames": len(payloads)})
+    return b"".join(container.write(header, payloads))
+
+
+def test_a_well_formed_response_is_decrypted(key: PackedKey) -> None:
+    scores = key.decrypt(response(key), rows=2)
+    assert scores.shape == (2, 1)
+    assert np.abs(scores).max() < 2**52 / 2**PRODUCT_BITS
+
+
+RESULT_BYTES = (2 + PRESET.ring.degree) * PRESET.result_bytes
+BAD_RESPONSES: list[dict[str, Any]] = [
+    {"payloads": [bytes(RESULT_BYTES - 1)]},
+    {"payloads": [bytes(RESULT_BYTES), bytes(RESULT_BYTES // 2)]},
+    {"payloads": [b"\xff" * RESULT_BYTES]},
+    {"payloads": []},
+    {"parameters": {"weight_bits": "3"}},
+    {"parameters": {"weight_bits": 10**6}},
+    {"parameters": {"weight_bits": 0.5}},
+    {"parameters": {"surprise": 1}},
+    {"parameters": {"primes": [PRESET.prime - 2]}},
+    {"parameters": {"scale_bits": 4}},
+    {"parameters": {"input_bound": "1"}},
+    {"parameters": packed.header_parameters(PACKED_PRESETS["n4096"], input_bound=1.0)},
+    {"scheme": "direct"},
+    {"key_id": "0" * 64},
+    {"rows": 3},
+    {"rows": 2049},
+]
+
+
+@pytest.mark.parametrize("changes", BAD_RESPONSES, ids=range(len(BAD_RESPONSES)))
+def test_a_response_that_is_not_ours_is_refused(key: PackedKey, changes: dict[str, Any]) -> None:
+    with pytest.raises((CiphertextError, MalformedRequest)):
+        key.decrypt(response(key, **changes), rows=2)
+
+
+def test_an_oversized_response_is_refused(key: PackedKey) -> None:
+    with pytest.raises(BlindscoreError) as refused:
+        key.decrypt(response(key, payloads=[bytes(RESULT_BYTES + 5)]), rows=2)
+    assert refused.value.http_status in {400, 413, 422}
