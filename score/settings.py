@@ -1,0 +1,79 @@
+"""What an endpoint allows and how much it uses; every number has its unit in its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from shared.errors import UsageError
+
+MB = 1024 * 1024
+EI_EVALUATORS = ("seal", "native", "sdk")
+SCHEMES = ("ei", "direct", "packed")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What one evaluator process is told; it knows neither storage nor tokens."""
+
+    schemes: tuple[str, ...] = ()
+    """Schemes to offer; empty for all that the model allows."""
+    ei_evaluator: str = EI_EVALUATORS[0]
+    announce_zero_features: bool = False
+    """Publish which features the model uses, so that the others need not be encrypted."""
+    max_rows: int = 1_000_000
+    """Rows in one container."""
+    max_batch: int = 64
+    """Rows in one JSON request."""
+    max_json_bytes: int = 64 * MB
+    loaded_keys_bytes: int = 256 * MB
+    """Keys kept loaded for the next request of the same key id."""
+
+    def __post_init__(self) -> None:
+        if self.ei_evaluator not in EI_EVALUATORS:
+            raise UsageError(
+                f"unknown evaluator {self.ei_evaluator!r}",
+                remedy=f"one of {', '.join(EI_EVALUATORS)}",
+            )
+        for scheme in self.schemes:
+            if scheme not in SCHEMES:
+                raise UsageError(
+                    f"unknown scheme {scheme!r}", remedy=f"one of {', '.join(SCHEMES)}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class KeyOptions:
+    """How evaluation keys are fetched and kept."""
+
+    cache_bytes: int = 256 * MB
+    ttl_s: float = 30.0
+    """A key is looked up again when its last look is older: a deleted key is then unknown."""
+    max_key_bytes: int = 64 * MB
+    fetch_s: float = 30.0
+    """Longest a request waits for storage."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Blob endpoints that a `conn_str` in a request may name besides the scorer's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointOptions:
+    """What the HTTP side allows a caller."""
+
+    tokens: tuple[str, ...] = field(default=(), repr=False)
+    """Accepted bearer tokens; empty for an open endpoint."""
+    max_body_bytes: int = 1024 * MB
+    piece_s: float = 30.0
+    """Longest a caller may take for each MiB of its body."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """How many evaluator processes there are, and how long requests wait for or hold one."""
+
+    processes: int
+    max_waiting: int = 64
+    """Requests beyond those being evaluated; one more is answered 503."""
+    exec_s: float = 300.0
+    """Longest one request may compute before its evaluator is stopped."""
+    start_s: float = 300.0
+    """Longest an evaluator may take to be ready."""
