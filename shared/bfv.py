@@ -130,11 +130,13 @@ def ciphertext(ring_: Ring, polynomials: Words) -> Any:
 
 def polynomials(ring_: Ring, result: Any) -> Words:
     """The coefficients of a SEAL ciphertext under the result's prime, shape (2, N)."""
-    level = ring_.result
-    offset = len(level.head) + _ARRAY_HEAD
-    body = _body(seal.save(result), size=offset + 2 * level.polynomial_bytes, what="result")
-    words: Words = np.frombuffer(body, dtype="<u8", offset=offset).reshape(2, -1)
-    return words
+    offset = len(ring_.result.head) + _ARRAY_HEAD
+    size = offset + 2 * ring_.result.polynomial_bytes
+    packed = memoryview(seal.save(result))[HEADER.size :]
+    words: Words = np.frombuffer(
+        _decompress(packed, size=size, what="result"), "<u8", offset=offset
+    )
+    return words.reshape(2, ring_.degree)
 
 
 def seeded(ring_: Ring, level: Level, data: bytes, *, what: str) -> Any:
@@ -197,8 +199,14 @@ def small_polynomial(degree: int) -> npt.NDArray[np.int64]:
     The difference of two bits each, from the operating system's generator: the centered binomial
     distribution of ML-KEM (FIPS 203, algorithm 8) with η = 1. Shape (degree,).
     """
-    bits = np.unpackbits(np.frombuffer(os.urandom(degree // 4), dtype=np.uint8)).view(np.int8)
-    return (bits[:degree] - bits[degree:]).astype(np.int64)
+    return _small_of_byte()[np.frombuffer(os.urandom(degree // 4), dtype=np.uint8)].ravel()
+
+
+@cache
+def _small_of_byte() -> npt.NDArray[np.int64]:
+    """The four coefficients that a byte's bits give; shape (256, 4)."""
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.int64)
+    return bits[:, :4] - bits[:, 4:]
 
 
 def _level(context: Any, parms_id: Any) -> Level:

@@ -1,0 +1,319 @@
+"""The whole pipeline on this machine against the way the seeds do it, in one run.
+
+    python -m tests.bench.bench_pipeline [ROWS]
+
+The seeds' way is the SDK's client and EIServer, one image a call. Ours is `produce` and `collect`
+over Azurite, with one worker and one endpoint, from the first image read to the last score
+decrypted. The clock runs while pools of processes start. Processor seconds are read per process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import psutil
+from encrypted.inference.eiclient import EILinearRegressionClient
+from encrypted.inference.eiserver import EIServer
+from pydantic import SecretStr
+from rich.console import Console
+from rich.table import Table
+
+from deploy.local.stack import Stack
+from producer.cli import keygen, produce
+from producer.cli_results import collect
+from producer.datasets import open_dataset
+from producer.report import Report
+from producer.schemes import Encoding, client_scheme
+from score.schemes.packed import PackedEvaluator
+from shared import blobnames, container
+from shared.linear import LinearModel
+from shared.model import load_model
+from shared.settings import StorageSettings
+from shared.storage import open_store
+from tests.commands import MNIST, MNIST_MODEL
+
+SEEDS_IMAGES = 2
+ROWS = (10_000, 60_000)
+BLOCK = 4096
+SAMPLE_S = 0.05
+MIB = 1024 * 1024
+
+
+@dataclass(slots=True)
+class Usage:
+    """What the processes of one part took."""
+
+    cpu_s: float = 0.0
+    peak_mb: float = 0.0
+
+
+@dataclass(slots=True)
+class Run:
+    """One run of the pipeline."""
+
+    rows: int
+    wall_s: float
+    report: Report
+    bytes_up: int
+    usage: dict[str, Usage]
+
+    ideal_s: float
+    """Encryption and evaluation alone, spread over the cores without a gap."""
+
+
+def run(rows: tuple[int, ...] = ROWS) -> dict[str, float]:
+    """Print the tables; returns the figures for build/bench.json."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = load_model(MNIST_MODEL, trust_pickle=_consent())
+    images = next(open_dataset("mnist", data_dir=MNIST).blocks(10_000)).rows
+    seeds_s = seeds_way(model, images[:SEEDS_IMAGES])
+    with tempfile.TemporaryDirectory(prefix="blindscore-bench-") as scratch:
+        kernel_s = kernel_cpu_s(model, images[:BLOCK])
+        runs = [ours(Path(scratch), images, count, kernel_s) for count in rows]
+    show(seeds_s, runs)
+    first, last = runs[0], runs[-1]
+    agreement = first.report.agreement
+    figures = {
+        "packed.end_to_end_ratio": seeds_s * first.rows / first.wall_s,
+        "packed.images_per_s": first.rows / first.wall_s,
+        "packed.wall_over_ideal": first.wall_s / first.ideal_s,
+        "packed.wall_over_ideal_60000": last.wall_s / last.ideal_s,
+        "packed.up_bytes": first.bytes_up / first.rows,
+        "packed.down_bytes": first.report.bytes_down / first.rows,
+    }
+    if agreement is not None:
+        figures["packed.mismatches"] = agreement.mismatches
+        figures["packed.max_error"] = agreement.max_error
+    return figures
+
+
+def seeds_way(model: LinearModel, images: np.ndarray) -> float:
+    """Seconds an image: encrypt, predict, decrypt, keys made and loaded beforehand."""
+    client = EILinearRegressionClient()
+    _, keys = client.get_public_keys()
+    server = EIServer(model.weights, model.intercept)
+    seconds = []
+    for image in images:
+        start = time.perf_counter()
+        client.decrypt(server.predict(client.encrypt(image), keys))
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def kernel_cpu_s(model: LinearModel, images: np.ndarray) -> float:
+    """Processor seconds an image to encrypt and evaluate one block, nothing around it."""
+    key = client_scheme("packed").generate()
+    encoding = Encoding("bench", images.shape[1], 1.0)
+    evaluator = PackedEvaluator(model)
+    seconds = []
+    for _ in range(3):
+        start = time.process_time()
+        body = b"".join(key.encrypt(images, encoding))
+        header, frames = container.read(body, max_frame_bytes=evaluator.max_frame_bytes)
+        evaluation = evaluator.begin(header)
+        for frame in frames:
+            evaluation.add(frame)
+        header, results = evaluation.finish()
+        b"".join(container.write(header, results))
+        seconds.append(time.process_time() - start)
+    return statistics.median(seconds) / len(images)
+
+
+def ours(scratch: Path, images: np.ndarray, count: int, kernel_s: float) -> Run:
+    """`count` images (the test set, repeated) through the pipeline."""
+    folder = scratch / str(count)
+    folder.mkdir()
+    rows = folder / "rows.npy"
+    np.save(rows, np.resize(np.rint(images * 255).astype(np.uint8), (count, images.shape[1])))
+    consent = ("--trust-pickle", _consent())
+    with Stack(folder, MNIST_MODEL, serve_options=consent) as stack, _environment(stack):
+        home, out = folder / "home", folder / "out"
+        _silently(lambda: keygen(scheme="packed", home=home))
+        said = StringIO()
+        meter = Meter(stack)
+        with meter:
+            start = time.time()
+            producing = threading.Thread(
+                target=lambda: produce(
+                    dataset=str(rows),
+                    scale=255.0,
+                    input_bound=1.0,
+                    scheme="packed",
+                    home=home,
+                    endpoint=stack.endpoint,
+                )
+            )
+            with redirect_stdout(said):
+                producing.start()
+                while "\n" not in said.getvalue() and producing.is_alive():
+                    time.sleep(SAMPLE_S)
+                name = said.getvalue().split()[0]
+                collect(
+                    name,
+                    out=out,
+                    model=MNIST_MODEL,
+                    trust_pickle=_consent(),
+                    home=home,
+                )
+                producing.join()
+        scored = max(part.stat().st_mtime for part in out.rglob("*.npy"))
+        report = Report.model_validate_json((out / "report.json").read_bytes())
+        up = _bytes_up(name, stack)
+        ideal_s = count * kernel_s / (os.cpu_count() or 1)
+        return Run(count, scored - start, report, up, meter.usage, ideal_s)
+
+
+class Meter:
+    """Samples processor time and memory of everything that runs."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.usage: dict[str, Usage] = {}
+        self._stack = stack
+        self._before: dict[int, float] = {}
+        self._seen: dict[tuple[str, int], float] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample_until_stopped)
+
+    def __enter__(self) -> None:
+        for _, process in self._processes():
+            self._before[process.pid] = _cpu_s(process)
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        for (part, _pid), seconds in self._seen.items():
+            self.usage[part].cpu_s += seconds
+
+    def _sample_until_stopped(self) -> None:
+        while not self._stop.wait(SAMPLE_S):
+            self._sample()
+        self._sample()
+
+    def _sample(self) -> None:
+        memory: dict[str, float] = {}
+        for part, process in self._processes():
+            try:
+                used = _cpu_s(process) - self._before.get(process.pid, 0.0)
+                resident = process.memory_info().rss / MIB
+            except psutil.Error:
+                continue
+            self._seen[part, process.pid] = used
+            memory[part] = max(memory.get(part, 0.0), resident)
+        for part, resident in memory.items():
+            usage = self.usage.setdefault(part, Usage())
+            usage.peak_mb = max(usage.peak_mb, resident)
+
+    def _processes(self) -> Iterator[tuple[str, psutil.Process]]:
+        names = {"azurite": "Azurite", "serve": "endpoint", "work": "worker"}
+        servers = self._stack.pids()
+        for name, pid in servers.items():
+            server = psutil.Process(pid)
+            yield names[name], server
+            for child in server.children(recursive=True):
+                yield f"{names[name]} pool", child
+        own = psutil.Process()
+        yield "produce and collect", own
+        for child in own.children():
+            if child.pid not in servers.values():
+                yield "produce and collect pools", child
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _bytes_up(run: str, stack: Stack) -> int:
+    settings = StorageSettings(
+        connection_string=SecretStr(stack.environment["BLINDSCORE_CONNECTION_STRING"]),
+        container=stack.environment["BLINDSCORE_CONTAINER"],
+    )
+
+    async def total() -> int:
+        async with open_store(settings) as store:
+            return sum([blob.size async for blob in store.list(blobnames.inputs(run))])
+
+    return asyncio.run(total())
+
+
+@contextmanager
+def _environment(stack: Stack) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ |= stack.environment
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ |= before
+
+
+def _silently(call: Callable[[], None]) -> None:
+    with redirect_stdout(StringIO()):
+        call()
+
+
+def _consent() -> str:
+    return hashlib.sha256(MNIST_MODEL.read_bytes()).hexdigest()
+
+
+def show(seeds_s: float, runs: list[Run]) -> None:
+    """Print both tables."""
+    console = Console()
+    table = Table(title="MNIST, published model, end to end", title_justify="left")
+    headings = ("", "images", "wall s", "images/s", "times the seeds", "ideal s", "wall/ideal")
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading else "left")
+    table.add_row(
+        "the seeds' way",
+        str(SEEDS_IMAGES),
+        f"{seeds_s * SEEDS_IMAGES:.1f}",
+        f"{1 / seeds_s:.3f}",
+        "1",
+        "",
+        "",
+    )
+    for done in runs:
+        table.add_row(
+            "packed",
+            f"{done.rows:,}",
+            f"{done.wall_s:.2f}",
+            f"{done.rows / done.wall_s:,.0f}",
+            f"{seeds_s * done.rows / done.wall_s:,.0f}",
+            f"{done.ideal_s:.2f}",
+            f"{done.wall_s / done.ideal_s:.2f}",
+        )
+    console.print(table)
+    table = Table(title="where it goes", title_justify="left")
+    table.add_column("")
+    for done in runs:
+        for what in ("µs CPU an image", "peak MiB a process"):
+            table.add_column(f"{done.rows:,}: {what}", justify="right")
+    for part in runs[0].usage:
+        cells = []
+        for done in runs:
+            usage = done.usage.get(part, Usage())
+            cells += [f"{1e6 * usage.cpu_s / done.rows:,.1f}", f"{usage.peak_mb:,.0f}"]
+        table.add_row(part, *cells)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sizes = tuple(int(text) for text in sys.argv[1:]) or ROWS
+    for name, value in run(sizes).items():
+        sys.stdout.write(f"{name} = {value:.6g}\n")
