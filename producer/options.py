@@ -20,7 +20,12 @@ Home = Annotated[
     ),
 ]
 Scheme = Annotated[
-    str, option("--scheme", "How rows become ciphertexts: `ei` (encrypted-inference 0.9).")
+    str,
+    option(
+        "--scheme",
+        "How rows become ciphertexts: `direct` (few rows, lowest latency), `packed` (thousands of "
+        "rows share each ciphertext), `ei` (Microsoft's encrypted-inference 0.9), or `auto`.",
+    ),
 ]
 Processes = Annotated[
     int,

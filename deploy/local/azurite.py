@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import random
-import socket
 import subprocess
 import tempfile
 import time
@@ -14,9 +12,9 @@ from types import TracebackType
 from typing import IO, Self
 
 from deploy.local import install
+from deploy.local.ports import HOST, free_port
 from shared.errors import StorageUnavailable
 
-HOST = "127.0.0.1"
 ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = (  # the same for everyone, and documented: it protects nothing
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -24,7 +22,6 @@ ACCOUNT_KEY = (  # the same for everyone, and documented: it protects nothing
 START_S = 30.0
 STOP_S = 15.0
 POLL_S = 0.05
-ANY_PORTS = range(20_000, 32_000)
 
 
 @dataclass(slots=True)
@@ -78,9 +75,9 @@ class Azurite:
         if self.pid is not None:
             return
         install.install()
-        self.blob_port = _free_port(self.blob_port)
-        self.queue_port = _free_port(self.queue_port)
-        table_port = _free_port()  # this service can't be left out
+        self.blob_port = free_port(self.blob_port)
+        self.queue_port = free_port(self.queue_port)
+        table_port = free_port()  # this service can't be left out
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
         self._process = subprocess.Popen(  # noqa: S603
             self._command(table_port),
@@ -147,25 +144,6 @@ class Azurite:
             return ""
         self._output.seek(0)
         return " / ".join(self._output.read().decode(errors="replace").split("\n"))[-500:].strip()
-
-
-def _free_port(wanted: int = 0) -> int:
-    """The port wanted, or any one. Raises `StorageUnavailable` when it is taken.
-
-    Any one is below the range from which systems take the ports of outgoing connections, so that
-    none of those gets there before the server does.
-    """
-    for port in [wanted] if wanted else random.sample(ANY_PORTS, 100):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-            return port
-    raise StorageUnavailable(
-        f"port {wanted or 'after port'} is in use", remedy="stop its user, or choose another port"
-    )
 
 
 def _answers(port: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,15 +12,20 @@ from pathlib import Path
 from typing import Annotated
 
 from rich.console import Console
+from rich.table import Table
 
 from deploy.local.models import train_digits
 from deploy.local.stack import Stack
 from producer import options
+from producer.report import Report
 from shared import telemetry
 from shared.cli import option
 from shared.errors import BlindscoreError, UsageError
 
 console = Console(highlight=False, soft_wrap=True)
+
+ROWS_SHOWN = {"ei": 50, "direct": 200, "packed": 0}
+"""By scheme, slowest first; 0 is all rows."""
 
 Model = Annotated[
     Path | None,
@@ -37,19 +43,24 @@ TrustPickle = Annotated[
 def demo(
     dataset: options.Dataset = "digits",
     data_dir: options.DataDir = None,
-    limit: options.Limit = 50,
+    limit: Annotated[
+        int | None,
+        option("--limit", "Rows for every scheme; 0: all. Default: what takes seconds.", min=0),
+    ] = None,
     model: Model = None,
     trust_pickle: TrustPickle = "",
-    scheme: options.Scheme = "ei",
-    out: Annotated[Path, option("--out", "Folder for predictions.csv and report.json.")] = Path(
+    scheme: Annotated[
+        str, option("--scheme", "Only this scheme: ei, direct or packed. Default: one by one.")
+    ] = "",
+    out: Annotated[Path, option("--out", "Folder for reports and predictions.")] = Path(
         "results/demo"
     ),
 ) -> None:
     """Score images end to end on this machine, and report.
 
-    Starts Azurite (a local Azure Storage), the endpoint with a model, and a worker; makes a key,
-    encrypts, enqueues, collects; stops everything again. The commands it runs are printed: they
-    are the ones you would type.
+    Starts Azurite (a local Azure Storage), the endpoint with a model, and a worker; for each scheme
+    makes a key, encrypts, enqueues, collects; stops everything again. The commands it runs are
+    printed: they are the ones you would type.
 
     Example: `blindscore demo --dataset mnist --data-dir data/mnist --model mnist.skops`
     """
@@ -57,20 +68,28 @@ def demo(
     _end_on_sigterm()
     if model is None and dataset != "digits":
         raise UsageError(f"no model for data set {dataset}", remedy="name one with --model")
-    data = ["--dataset", dataset, "--limit", str(limit)]
-    data += ["--data-dir", str(data_dir)] if data_dir else []
+    if scheme and scheme not in ROWS_SHOWN:
+        raise UsageError(f"unknown scheme {scheme!r}", remedy=f"one of {', '.join(ROWS_SHOWN)}")
+    data = ["--dataset", dataset, *(["--data-dir", str(data_dir)] if data_dir else [])]
     with tempfile.TemporaryDirectory(prefix="blindscore-") as scratch:
         served = model or train_digits(Path(scratch))
-        consent = ["--trust-pickle", trust_pickle] if trust_pickle else []
+        consent = ("--trust-pickle", trust_pickle) if trust_pickle else ()
         console.print("[dim]starting storage, endpoint and worker ...[/]")
-        with Stack(Path(scratch), served, serve_options=tuple(consent)) as stack:
-            _step(stack, "keygen", "--scheme", scheme)
-            produce, run = _produce(stack, "--scheme", scheme, *data)
-            try:
-                _step(stack, "collect", run, "--model", str(served), *consent, "--out", str(out))
-            finally:
-                if produce.wait() != 0:
-                    raise BlindscoreError("produce failed")
+        with Stack(Path(scratch), served, serve_options=consent) as stack:
+            reports = []
+            schemes = [scheme] if scheme else list(ROWS_SHOWN)
+            for name in schemes:
+                rows = ROWS_SHOWN[name] if limit is None else limit
+                folder = out / name
+                shutil.rmtree(folder, ignore_errors=True)
+                _run_through(
+                    stack,
+                    produce=("--scheme", name, *data, "--limit", str(rows)),
+                    collect=("--model", str(served), *consent, "--out", str(folder)),
+                    quiet=name != schemes[-1],
+                )
+                reports.append(Report.model_validate_json((folder / "report.json").read_bytes()))
+    console.print(_comparison(reports))
 
 
 def up(
@@ -99,6 +118,7 @@ def up(
         port=port,
         blob_port=blob_port,
         queue_port=queue_port,
+        keep=True,
     ) as stack:
         console.print("up; in another terminal:\n")
         for name, value in stack.environment.items():
@@ -121,30 +141,53 @@ def _end_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, end)
 
 
-def _step(stack: Stack, *arguments: str) -> None:
+def _run_through(
+    stack: Stack, *, produce: tuple[str, ...], collect: tuple[str, ...], quiet: bool
+) -> None:
+    """One run: key, jobs, report. Collecting begins while producing goes on."""
+    _step(stack, "keygen", *produce[:2], quiet=True)
+    argv, environment = _announce(stack, "produce", *produce)
+    with subprocess.Popen(  # noqa: S603 - our own command
+        argv, env=environment, stdout=subprocess.PIPE, text=True
+    ) as producing:
+        # its first line is the run id, which can be collected from then on
+        run = producing.stdout.readline().strip() if producing.stdout else ""
+        if run:
+            _step(stack, "collect", run, *collect, quiet=quiet)
+        if producing.wait() != 0 or not run:
+            raise BlindscoreError("`blindscore produce` failed")
+
+
+def _step(stack: Stack, *arguments: str, quiet: bool) -> None:
     argv, environment = _announce(stack, *arguments)
-    code = subprocess.run(argv, env=environment, check=False).returncode  # noqa: S603
-    if code != 0:
+    done = subprocess.run(  # noqa: S603 - our own command
+        argv, env=environment, check=False, stdout=subprocess.DEVNULL if quiet else None
+    )
+    if done.returncode != 0:
         raise BlindscoreError(
             f"`blindscore {arguments[0]}` failed; the worker's last lines:\n"
             f"{stack.log_tail('work')}"
         )
 
 
-def _produce(stack: Stack, *arguments: str) -> tuple[subprocess.Popen[str], str]:
-    """Start `produce`; its first line is the run id, which can be collected from then on."""
-    argv, environment = _announce(stack, "produce", *arguments)
-    process = subprocess.Popen(  # noqa: S603 - our own command
-        argv, env=environment, stdout=subprocess.PIPE, text=True
-    )
-    run = process.stdout.readline().strip() if process.stdout else ""
-    if not run:
-        process.wait()
-        raise BlindscoreError("produce failed")
-    return process, run
-
-
 def _announce(stack: Stack, *arguments: str) -> tuple[list[str], dict[str, str]]:
     console.print(f"[bold]$ blindscore {' '.join(arguments)}[/]")
     sys.stdout.flush()
     return stack.command(*arguments)
+
+
+def _comparison(reports: list[Report]) -> Table:
+    table = Table(title="the schemes, end to end on this machine", title_justify="left")
+    for heading in ("scheme", "rows", "rows/s", "accuracy", "as plaintext", "largest error"):
+        table.add_column(heading, justify="left" if heading == "scheme" else "right")
+    for report in reports:
+        agreement = report.agreement
+        table.add_row(
+            report.scheme,
+            f"{report.rows_scored:,}",
+            f"{report.rows_per_s:,.1f}",
+            f"{report.accuracy:.4f}" if report.accuracy is not None else "",
+            f"{agreement.rows - agreement.mismatches:,}" if agreement else "",
+            f"{agreement.max_error:.1e}" if agreement else "",
+        )
+    return table

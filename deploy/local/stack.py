@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,9 +18,10 @@ from typing import Self
 from pydantic import SecretStr
 
 from deploy.local.azurite import Azurite
+from deploy.local.ports import free_port
 from deploy.local.process import stop_process
 from shared.errors import BlindscoreError
-from shared.settings import CONNECTION_STRING_VARIABLE, StorageSettings
+from shared.settings import CONNECTION_STRING_VARIABLE, STORAGE_SECRETS, StorageSettings
 from shared.storage import ensure_storage
 
 READY_WITHIN_S = 120.0
@@ -43,7 +43,10 @@ class Stack:
     queue_port: int = 0
     settings: StorageSettings | None = None
     """Storage that is there already; without it Azurite is started."""
+    keep: bool = False
+    """Azurite keeps its data in `folder`, for the next time; otherwise in memory."""
     environment: dict[str, str] = field(default_factory=dict)
+    _azurite: Azurite | None = None
     _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _exits: ExitStack = field(default_factory=ExitStack)
 
@@ -56,7 +59,7 @@ class Stack:
             self.folder.mkdir(parents=True, exist_ok=True)
             settings = self.settings or self._start_storage(exits)
             asyncio.run(ensure_storage(settings))
-            self.port = self.port or free_port()
+            self.port = free_port(self.port)
             self.environment = {
                 CONNECTION_STRING_VARIABLE: settings.connection_string.get_secret_value(),
                 "BLINDSCORE_CONTAINER": settings.container,
@@ -87,14 +90,23 @@ class Stack:
         self._exits.close()
 
     def command(self, *arguments: str) -> tuple[list[str], dict[str, str]]:
-        """How to run a blindscore command against this stack: argv and environment."""
-        return [sys.executable, "-m", "blindscore", *arguments], os.environ | self.environment
+        """How to run a blindscore command against this stack: argv and environment.
+
+        What the user's own environment (or `.env`) says of another account is blanked.
+        """
+        elsewhere = dict.fromkeys(("BLINDSCORE_ACCOUNT", *STORAGE_SECRETS), "")
+        environment = os.environ | elsewhere | self.environment
+        return [sys.executable, "-m", "blindscore", *arguments], environment
 
     def _start_storage(self, exits: ExitStack) -> StorageSettings:
-        azurite = exits.enter_context(
-            Azurite(self.folder / "azurite", blob_port=self.blob_port, queue_port=self.queue_port)
+        self._azurite = exits.enter_context(
+            Azurite(
+                self.folder / "azurite" if self.keep else None,
+                blob_port=self.blob_port,
+                queue_port=self.queue_port,
+            )
         )
-        return StorageSettings(connection_string=SecretStr(azurite.connection_string))
+        return StorageSettings(connection_string=SecretStr(self._azurite.connection_string))
 
     def _start(self, exits: ExitStack, *arguments: str) -> subprocess.Popen[bytes]:
         argv, environment = self.command(*arguments)
@@ -123,8 +135,17 @@ class Stack:
                 time.sleep(POLL_S)
         raise BlindscoreError(f"the endpoint was not ready within {READY_WITHIN_S:.0f} s")
 
+    def pids(self) -> dict[str, int]:
+        """The process ids of what was started: `azurite`, `serve` and `work`."""
+        pids = {name: process.pid for name, process in self._processes.items()}
+        if self._azurite is not None and self._azurite.pid is not None:
+            pids["azurite"] = self._azurite.pid
+        return pids
+
     def require_alive(self) -> None:
-        """Raises when the endpoint or the worker has ended by itself."""
+        """Raises when storage, the endpoint or the worker has ended by itself."""
+        if self._azurite is not None and self._azurite.pid is None:
+            raise BlindscoreError("Azurite ended")
         for name, process in self._processes.items():
             if process.poll() is not None:
                 raise BlindscoreError(
@@ -135,10 +156,3 @@ class Stack:
         """The last lines that `serve` or `work` wrote."""
         log = self.folder / f"{name}.log"
         return "\n".join(log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
-
-
-def free_port() -> int:
-    """A loopback port nobody listens on right now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deploy.local.stack import free_port
+from deploy.local.ports import free_port
 from tests.commands import CLEAN_ENVIRONMENT, succeed
 
 WITHIN_S = 120

@@ -13,7 +13,8 @@ import pytest
 from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError
 from pydantic import SecretStr
 
-from deploy.local.azurite import ACCOUNT, ACCOUNT_KEY, HOST
+from deploy.local.azurite import ACCOUNT, ACCOUNT_KEY
+from deploy.local.ports import HOST
 from shared import azure_sdk
 from shared.errors import (
     AccessDenied,
