@@ -32,9 +32,9 @@ from rich.table import Table
 from tenseal import sealapi
 
 from producer.schemes.direct import SCHEME
-from score.linear import LinearModel
 from score.schemes.direct import DirectEvaluator
 from shared import bfv, container, seal
+from shared.linear import LinearModel
 from tests.direct_products import request, respond
 from tests.sdk_client import Rows, sdk_client
 

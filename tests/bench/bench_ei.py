@@ -27,10 +27,10 @@ from encrypted.inference.eiserver import EIServer
 from rich.console import Console
 from rich.table import Table
 
-from score.linear import LinearModel
 from score.schemes import EiEvaluator, LoadedKeys
 from score.schemes.ei.evaluator import SealEiEvaluator
 from score.schemes.ei.native import NativeEvaluator
+from shared.linear import LinearModel
 from tests.sdk_client import Rows, SdkClient, sdk_client
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"

@@ -27,9 +27,9 @@ from threadpoolctl import threadpool_limits
 
 from producer.schemes import Encoding
 from producer.schemes.packed import SCHEME, PackedKey
-from score.linear import LinearModel
 from score.schemes.packed import PackedEvaluation, PackedEvaluator
 from shared import bfv, container, packed, seal
+from shared.linear import LinearModel
 from shared.params import PACKED_DEFAULT, PACKED_PRESETS, PackedPreset
 
 T = TypeVar("T")

@@ -1,0 +1,103 @@
+"""Where `packed` begins to cost less than `direct`, measured, beside what `auto` assumes."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from producer.choose import choose, direct_cost_ms, packed_cost_ms
+from producer.schemes import ClientKey, Encoding, Rows, client_scheme
+from score.schemes import ContainerEvaluator
+from score.schemes.direct import DirectEvaluator
+from score.schemes.packed import PackedEvaluator
+from shared import container
+from shared.linear import LinearModel
+
+SHAPES = ((784, 10), (64, 10), (30, 1))
+ROWS = 320
+REPEATS = 3
+
+
+def run() -> dict[str, float]:
+    """Print the table; returns the crossing of each shape, in rows."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    table = Table(title="direct or packed, one core", title_justify="left")
+    for heading in (
+        "features x classes",
+        "direct, ms a row",
+        "packed, ms a block",
+        "crossing",
+        "auto's",
+    ):
+        table.add_column(heading, justify="right")
+    figures: dict[str, float] = {}
+    rng = np.random.default_rng(0)
+    for features, classes in SHAPES:
+        model = LinearModel(rng.normal(size=(classes, features)), np.zeros(classes))
+        rows = np.rint(rng.random((ROWS, features)) * 255) / 255
+        direct_ms = measure("direct", DirectEvaluator(model), rows) / ROWS
+        packed_ms = measure("packed", PackedEvaluator(model), rows)
+        crossing = packed_ms / direct_ms
+        figures[f"auto.crossing_{features}x{classes}_rows"] = crossing
+        table.add_row(
+            f"{features} x {classes}",
+            f"{direct_ms:.3f} (assumed {direct_cost_ms(ROWS, features, classes) / ROWS:.3f})",
+            f"{packed_ms:.0f} (assumed {packed_cost_ms(ROWS, features, classes):.0f})",
+            f"{crossing:.0f} rows",
+            f"{assumed_crossing(features, classes)} rows",
+        )
+    Console().print(table)
+    return figures
+
+
+def measure(scheme: str, evaluator: ContainerEvaluator, rows: Rows) -> float:
+    """Processor milliseconds to encrypt, score and decrypt all rows, in the scheme's own jobs."""
+    step = client_scheme(scheme).default_rows_per_job
+    key = client_scheme(scheme).generate()
+
+    def all_jobs() -> None:
+        for first in range(0, len(rows), step):
+            once(key, evaluator, rows[first : first + step])
+
+    return median_ms(all_jobs)
+
+
+def once(key: ClientKey, evaluator: ContainerEvaluator, rows: Rows) -> None:
+    """One job."""
+    body = b"".join(key.encrypt(rows, Encoding("bench", rows.shape[1], 1.0)))
+    header, frames = container.read(body, max_frame_bytes=evaluator.max_frame_bytes)
+    evaluation = evaluator.begin(header)
+    for frame in frames:
+        evaluation.add(frame)
+    answer = b"".join(container.write(*evaluation.finish()))
+    key.decrypt(answer, rows=len(rows))
+
+
+def median_ms(call: Callable[[], object]) -> float:
+    """Of `REPEATS` calls, after one that is not counted."""
+    call()
+    times = []
+    for _ in range(REPEATS):
+        start = time.process_time()
+        call()
+        times.append(1000 * (time.process_time() - start))
+    return statistics.median(times)
+
+
+def assumed_crossing(features: int, classes: int) -> int:
+    """The first number of rows that `auto` gives to packed."""
+    offered = frozenset({"direct", "packed"})
+    rows = 1
+    while choose(rows=rows, features=features, classes=classes, offered=offered).scheme == "direct":
+        rows += 1
+    return rows
+
+
+if __name__ == "__main__":
+    run()
