@@ -15,10 +15,11 @@ from typer.core import TyperGroup
 
 from shared.errors import BlindscoreError
 
-KEY_OWNER, CARRIER, MODEL_OWNER, HERE = (
+KEY_OWNER, CARRIER, MODEL_OWNER, ACCOUNT_OWNER, HERE = (
     "Key owner",
     "Carrier",
     "Model owner",
+    "Account owner",
     "All of it on this machine",
 )
 
@@ -31,7 +32,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "status": (KEY_OWNER, "producer.cli_results", "Show how far runs are."),
     "clean": (KEY_OWNER, "producer.cli_results", "Remove what a run or a key left in the account."),
     "work": (CARRIER, "worker.cli", "Carry jobs from the queue to the endpoint and back."),
+    "dlq": (CARRIER, "worker.cli_dlq", "List, show, replay or purge dead letters."),
     "serve": (MODEL_OWNER, "score.cli", "Serve a model to encrypted rows."),
+    "sas": (ACCOUNT_OWNER, "deploy.sas", "Print the narrow storage tokens that one party needs."),
 }
 
 EXTRAS = {"producer": "producer", "worker": "worker", "score": "score", "deploy": "all"}
@@ -50,15 +53,17 @@ class LazyGroup(TyperGroup):
 def _command(name: str) -> Any:
     _, module, _ = COMMANDS[name]
     try:
-        function = getattr(import_module(module), name)
+        found = getattr(import_module(module), name)
     except ImportError as error:
         package = module.split(".", maxsplit=1)[0]
         raise BlindscoreError(
             f"`{name}` needs a package that is not installed: {error.name or error}",
             remedy=f"pip install 'blindscore[{EXTRAS[package]}]'",
         ) from error
+    if isinstance(found, typer.Typer):  # with subcommands of its own
+        return typer.main.get_command(found)
     single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-    single.command(name)(function)
+    single.command(name)(found)
     return typer.main.get_command(single)
 
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 from urllib.parse import quote, unquote
 
 from azure.core import MatchConditions
@@ -20,10 +20,20 @@ from azure.storage.blob import BlobProperties
 from azure.storage.blob.aio import BlobClient, BlobServiceClient, ContainerClient
 
 from shared import azure_sdk
-from shared.azure_upload import BLOCK_BYTES, CALL_S, WRITE_MARK, AzureUpload
+from shared.azure_upload import (
+    BLOCK_BYTES,
+    CALL_S,
+    MAX_SINGLE_BYTES,
+    WRITE_MARK,
+    AzureUpload,
+    Rights,
+)
 from shared.errors import BodyTooLarge
 from shared.ports import BlobInfo, BlobReader
 from shared.settings import StorageSettings
+
+if TYPE_CHECKING:
+    from azure.identity.aio import DefaultAzureCredential as Identity
 
 T = TypeVar("T")
 
@@ -60,6 +70,7 @@ class AzureBlobStore:
         self._name = container
         self._where = f"container {container} of {service.primary_hostname}"
         self._container: ContainerClient = service.get_container_client(container)
+        self._rights = Rights()
 
     def __repr__(self) -> str:
         return f"AzureBlobStore({self._name!r})"
@@ -163,6 +174,7 @@ class AzureBlobStore:
             subject=self._subject(name),
             content_type=content_type,
             metadata=_to_headers(metadata or {}),
+            rights=self._rights,
         )
 
     async def _fetch(self, client: BlobClient, etag: str | None, offset: int) -> bytes:
@@ -192,15 +204,19 @@ class AzureBlobStore:
 
 
 @asynccontextmanager
-async def open_azure_store(settings: StorageSettings) -> AsyncIterator[AzureBlobStore]:
+async def open_azure_store(
+    settings: StorageSettings, *, identity: Identity | None = None
+) -> AsyncIterator[AzureBlobStore]:
     """The container of `settings`, without any network access yet. Raises `UsageError`."""
     async with azure_sdk.connect(
         BlobServiceClient,
-        azure_sdk.blob_url,
+        "blob",
         settings,
+        identity=identity,
         read_s=READ_S,
         max_single_get_size=BLOCK_BYTES,
         max_chunk_get_size=BLOCK_BYTES,
+        max_single_put_size=MAX_SINGLE_BYTES,
     ) as service:
         yield AzureBlobStore(service, settings.container)
 

@@ -10,21 +10,27 @@ import base64
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+import structlog
 from azure.core.exceptions import HttpResponseError, ResourceExistsError
 from azure.storage.queue import QueueMessage
 from azure.storage.queue.aio import QueueClient, QueueServiceClient
 
 from shared import azure_sdk
-from shared.errors import MessageError, QueueNotFound, StorageUnavailable
+from shared.errors import AccessDenied, MessageError, QueueNotFound, StorageUnavailable
 from shared.messages import MAX_MESSAGE_BYTES
 from shared.ports import Delivery
 from shared.settings import StorageSettings
 
+if TYPE_CHECKING:
+    from azure.identity.aio import DefaultAzureCredential as Identity
+
 T = TypeVar("T")
+
+log = structlog.get_logger()
 
 CALL_S = 10.0
 MAX_BATCH = 32
@@ -40,11 +46,11 @@ _NOT_OURS = ("MessageNotFound", "PopReceiptMismatch")
 class AzureJobQueue:
     """One queue, and beside it the queue that its dead letters go to."""
 
-    def __init__(self, service: QueueServiceClient, name: str, poison_name: str) -> None:
-        self._name = name
-        self._where = f"queue {name} of {service.primary_hostname}"
-        self._client: QueueClient = service.get_queue_client(name)
-        self._poison: QueueClient = service.get_queue_client(poison_name)
+    def __init__(self, client: QueueClient, poison: QueueClient) -> None:
+        self._name = client.queue_name
+        self._where = _where(client)
+        self._client = client
+        self._poison = poison
         self._singly_until = 0.0
 
     def __repr__(self) -> str:
@@ -124,10 +130,13 @@ class AzureJobQueue:
         text = _encode(envelope)
         await self.renew(delivery, lease_s=POISON_LEASE_S)
         try:
-            await self._call(lambda _: _send(self._poison, text, 0.0))
-        except QueueNotFound:
-            await self._call(lambda _: _create_queue(self._poison))
-            await self._call(lambda _: _send(self._poison, text, 0.0))
+            await self._bury(lambda _: _send(self._poison, text, 0.0))
+        except QueueNotFound as missing:
+            try:
+                await self._bury(lambda _: _create_queue(self._poison))
+            except AccessDenied:
+                raise missing from None  # who may only add can't do anything about it
+            await self._bury(lambda _: _send(self._poison, text, 0.0))
         await self.delete(delivery)
 
     async def purge(self) -> None:
@@ -141,6 +150,10 @@ class AzureJobQueue:
 
     async def _call(self, operation: Callable[[bool], Awaitable[T]]) -> T:
         return await azure_sdk.attempt(operation, subject=self._where, timeout_s=CALL_S)
+
+    async def _bury(self, operation: Callable[[bool], Awaitable[T]]) -> T:
+        where = _where(self._poison)
+        return await azure_sdk.attempt(operation, subject=where, timeout_s=CALL_S)
 
     async def _get(self, max_messages: int, lease_s: float) -> list[Delivery]:
         """One get. Raises `_UnreadableError` when the service can't encode what it took."""
@@ -183,6 +196,7 @@ class AzureJobQueue:
         return taken
 
     def _take_singly(self, lease_s: float) -> None:
+        log.warning("queue_get_failed", queue=self._name, now="taking messages one by one")
         self._singly_until = time.monotonic() + max(SINGLY_S, 2 * lease_s)
 
 
@@ -191,12 +205,34 @@ class _UnreadableError(Exception):
 
 
 @asynccontextmanager
-async def open_azure_queue(settings: StorageSettings) -> AsyncIterator[AzureJobQueue]:
-    """The job queue of `settings`, without any network access yet. Raises `UsageError`."""
-    async with azure_sdk.connect(
-        QueueServiceClient, azure_sdk.queue_url, settings, read_s=CALL_S
-    ) as service:
-        yield AzureJobQueue(service, settings.queue, settings.poison_queue)
+async def open_azure_queue(
+    settings: StorageSettings, *, identity: Identity | None = None
+) -> AsyncIterator[AzureJobQueue]:
+    """The job queue of `settings`, without any network access yet. Raises `UsageError`.
+
+    A SAS is for one queue, so the dead letters may need a client of their own.
+    """
+    async with AsyncExitStack() as opened:
+        service = await opened.enter_async_context(
+            azure_sdk.connect(
+                QueueServiceClient, "queue", settings, identity=identity, read_s=CALL_S
+            )
+        )
+        poison = service
+        if settings.poison_sas.get_secret_value():
+            poison = await opened.enter_async_context(
+                azure_sdk.connect(
+                    QueueServiceClient, "queue", settings, sas=settings.poison_sas, read_s=CALL_S
+                )
+            )
+        yield AzureJobQueue(
+            service.get_queue_client(settings.queue),
+            poison.get_queue_client(settings.poison_queue),
+        )
+
+
+def _where(client: QueueClient) -> str:
+    return f"queue {client.queue_name} of {client.primary_hostname}"
 
 
 async def _create_queue(client: QueueClient) -> None:

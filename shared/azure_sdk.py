@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 import aiohttp
+from azure.core.credentials import AzureSasCredential
 from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
 from azure.core.pipeline.transport import AioHttpTransport
+from pydantic import SecretStr
 
+from shared.azure_account import open_identity, service_url
+from shared.connection import Service
 from shared.errors import (
     AccessDenied,
     BlobExists,
@@ -29,14 +31,19 @@ from shared.errors import (
     StorageUnavailable,
     UsageError,
 )
-from shared.settings import CONNECTION_STRING_VARIABLE, StorageSettings
+from shared.settings import (
+    BLOB_SAS_VARIABLE,
+    CONNECTION_STRING_VARIABLE,
+    QUEUE_SAS_VARIABLE,
+    StorageSettings,
+)
 
 if TYPE_CHECKING:
-    from azure.identity.aio import DefaultAzureCredential
+    from azure.identity.aio import DefaultAzureCredential as Identity
     from azure.storage.blob.aio import BlobServiceClient
     from azure.storage.queue.aio import QueueServiceClient
 
-Service = TypeVar("Service", "BlobServiceClient", "QueueServiceClient")
+Client = TypeVar("Client", "BlobServiceClient", "QueueServiceClient")
 T = TypeVar("T")
 
 ATTEMPTS = 5
@@ -45,7 +52,6 @@ RETRY_WINDOW_S = 15.0
 """No new try is begun later than this after the first."""
 CONNECT_S = 5.0
 
-_ACCOUNT_NAME = re.compile(r"[a-z0-9]{3,24}")
 _PASSING_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 _ERRORS_BY_CODE: dict[str, tuple[type[StorageError], str]] = {
     "QueueNotFound": (QueueNotFound, "check the queue's name, or create it"),
@@ -62,17 +68,20 @@ _ERRORS_BY_CODE: dict[str, tuple[type[StorageError], str]] = {
 
 @asynccontextmanager
 async def connect(
-    kind: type[Service],
-    endpoint: Callable[[str], str],
+    kind: type[Client],
+    service: Service,
     settings: StorageSettings,
     *,
     read_s: float,
+    identity: Identity | None = None,
+    sas: SecretStr | None = None,
     **options: Any,
-) -> AsyncIterator[Service]:
+) -> AsyncIterator[Client]:
     """A client of the blob or queue service; no network access yet. Raises `UsageError`.
 
-    It acts as the program's own Azure identity, or as the connection string allows. `endpoint`
-    gives the service's URL for the account; `read_s` bounds the wait for the next bytes.
+    It acts by `sas` (by default the settings' own token for the service), else as `identity` (by
+    default one that is opened here), else as the connection string allows. `read_s` bounds the
+    wait for the next bytes.
     """
     async with AsyncExitStack() as opened:
         session = await opened.enter_async_context(_session())
@@ -83,37 +92,35 @@ async def connect(
             "connection_timeout": CONNECT_S,
             "read_timeout": read_s,
         }
+        token = _token(service, settings, sas)
         secret = settings.connection_string.get_secret_value()
-        if settings.account:
-            url = endpoint(settings.account)
-            credential = await opened.enter_async_context(_identity())
-            client = _construct(lambda: kind(url, credential=credential, **options))
+        if token:
+            url = service_url(service, settings)
+            narrow = AzureSasCredential(token)
+            client = _construct(lambda: kind(url, credential=narrow, **options))
+        elif settings.account:
+            url = service_url(service, settings)
+            own = identity or await opened.enter_async_context(open_identity(settings))
+            client = _construct(lambda: kind(url, credential=own, **options))
         else:
             client = _construct(lambda: kind.from_connection_string(secret, **options))
         yield await opened.enter_async_context(client)
 
 
-def blob_url(account: str) -> str:
-    """The blob endpoint of an account's name or URL. Raises `UsageError`."""
-    if _ACCOUNT_NAME.fullmatch(account):
-        return f"https://{account}.blob.core.windows.net"
-    parts = urlsplit(account)
-    if parts.query or parts.username or parts.password:
-        raise UsageError(
-            "the storage account's URL carries a credential",
-            remedy=f"give the bare URL, or set {CONNECTION_STRING_VARIABLE}",
-        )
-    if parts.scheme != "https" or ".blob." not in parts.netloc or parts.path.strip("/"):
-        raise UsageError(
-            f"storage account {account!r} is neither a name nor a blob endpoint",
-            remedy="for example mystorage, or https://mystorage.blob.core.windows.net",
-        )
-    return f"https://{parts.netloc}"
-
-
-def queue_url(account: str) -> str:
-    """The queue endpoint beside `blob_url`."""
-    return blob_url(account).replace(".blob.", ".queue.", 1)
+def _token(service: Service, settings: StorageSettings, sas: SecretStr | None) -> str:
+    """The SAS token to use; empty when the credential is another. Raises `UsageError`."""
+    if settings.has_sas_tokens:
+        own = settings.blob_sas if service == "blob" else settings.queue_sas
+        token = (sas or own).get_secret_value()
+        if not token:
+            variable = BLOB_SAS_VARIABLE if service == "blob" else QUEUE_SAS_VARIABLE
+            raise UsageError(
+                f"this needs the {service} service, and there is no SAS token for it",
+                remedy=f"set {variable}; `blindscore sas` prints the tokens of each party",
+            )
+        return token
+    connection = settings.connection
+    return connection.sas.get_secret_value() if connection else ""
 
 
 def _session() -> aiohttp.ClientSession:
@@ -137,13 +144,6 @@ async def _tell_disconnection(
         return await send(request)
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise aiohttp.ClientConnectionError(str(error)) from error
-
-
-def _identity() -> DefaultAzureCredential:
-    # Loading the identity library takes a while, and with Azurite nobody needs it.
-    from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415
-
-    return DefaultAzureCredential()
 
 
 def _construct(build: Callable[[], T]) -> T:
@@ -210,11 +210,16 @@ def translate(error: BaseException, subject: str) -> StorageError:
     if code in _ERRORS_BY_CODE:
         kind, remedy = _ERRORS_BY_CODE[code]
         return kind(f"{subject}: {code}", remedy=remedy)
-    if isinstance(error, ClientAuthenticationError) or answered in (401, 403):
+    if isinstance(error, ClientAuthenticationError) and answered is None:
         return AccessDenied(
-            f"{subject}: access denied{f' ({said})' if said else ''}",
-            remedy="check the credential and its roles: Storage Blob Data Contributor and "
-            "Storage Queue Data Contributor",
+            f"{subject}: access denied (no Azure identity here gave a token)",
+            remedy="sign in with `az login`, or run where there is a managed identity, with its "
+            "client id in AZURE_CLIENT_ID if there are several; it needs the roles Storage Blob "
+            "Data Contributor and Storage Queue Data Contributor",
+        )
+    if answered in (401, 403):
+        return AccessDenied(
+            f"{subject}: access denied{f' ({said})' if said else ''}", remedy=_denial_remedy(code)
         )
     if answered is None:
         return StorageUnavailable(
@@ -226,3 +231,12 @@ def translate(error: BaseException, subject: str) -> StorageError:
             f"{subject}: the storage account is overloaded or failing ({said})", remedy="try again"
         )
     return StorageError(f"{subject}: the storage account refused the request ({said})")
+
+
+def _denial_remedy(code: str) -> str:
+    if code == "KeyBasedAuthenticationNotPermitted":
+        return "this account takes no account keys: use your own identity (--account)"
+    return (
+        "check the credential: an identity needs its roles (Storage Blob Data Contributor, Storage "
+        "Queue Data Contributor), a SAS the permission and a time to live; see `blindscore sas`"
+    )

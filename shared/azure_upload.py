@@ -2,6 +2,9 @@
 
 Long blobs are staged in blocks of 4 MiB, each tried again by itself, and become a blob by one last
 call; so a lost connection costs one block, memory holds two, and nobody sees half a blob.
+
+Azure takes blocks only from those who may write, which includes overwriting. A narrow credential
+that may create blobs and nothing more sends a long one whole, from memory.
 """
 
 from __future__ import annotations
@@ -9,8 +12,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from io import BytesIO
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
@@ -18,7 +22,7 @@ from azure.storage.blob import BlobBlock, ContentSettings
 from azure.storage.blob.aio import BlobClient
 
 from shared import azure_sdk
-from shared.errors import BlobExists
+from shared.errors import AccessDenied, BlobExists
 
 T = TypeVar("T")
 
@@ -27,22 +31,40 @@ CALL_S = 60.0
 BLOCK_BYTES = 4 * 1024 * 1024
 SINGLE_BYTES = 1024 * 1024
 """Blobs up to this length are written by one call, longer ones in blocks."""
+MAX_SINGLE_BYTES = 5000 * 1024 * 1024
+"""Azure's own limit of one call."""
 WRITE_MARK = "write_id"
 """Metadata of our own: tells whether the blob that is there was written by this very upload."""
 
-_TAKEN = ("BlobAlreadyExists", "ConditionNotMet", "InvalidBlockList")
+_NO_RIGHT = "AuthorizationPermissionMismatch"
+_TAKEN = ("BlobAlreadyExists", "ConditionNotMet", "InvalidBlockList", _NO_RIGHT)
+"""The last one is what who may only create is told of a blob that exists."""
 
 Body = bytes | Sequence[BlobBlock]
 """What the last call is given: short bytes, or the blocks that are staged already."""
+
+
+@dataclass(slots=True)
+class Rights:
+    """What a store's credential turned out to allow."""
+
+    blocks: bool = True
 
 
 class AzureUpload:
     """One write of one blob; `metadata` is as it goes into headers."""
 
     def __init__(
-        self, client: BlobClient, *, subject: str, content_type: str, metadata: Mapping[str, str]
+        self,
+        client: BlobClient,
+        *,
+        subject: str,
+        content_type: str,
+        metadata: Mapping[str, str],
+        rights: Rights,
     ) -> None:
         self._client = client
+        self._rights = rights
         self._subject = subject
         self._settings = ContentSettings(content_type=content_type)
         self._mark = secrets.token_hex(8)
@@ -52,7 +74,7 @@ class AzureUpload:
         """Write a blob that must not exist yet. Raises `BlobExists`."""
         body = await self._stage_all(data)
         try:
-            await self._call(lambda _: self._create(body))
+            await self._call(lambda _: self._create(body), size=_size(body))
         except _PhantomError:
             blocks = [await self._stage(body)] if isinstance(body, bytes) else body
             await self._call(lambda _: self._create(blocks))
@@ -60,10 +82,11 @@ class AzureUpload:
     async def replace(self, data: bytes) -> None:
         """Write a blob over what may be there."""
         body = await self._stage_all(data)
-        await self._call(lambda _: self._write(body, must_be_new=False))
+        await self._call(lambda _: self._write(body, must_be_new=False), size=_size(body))
 
-    async def _call(self, operation: Callable[[bool], Awaitable[T]]) -> T:
-        return await azure_sdk.attempt(operation, subject=self._subject, timeout_s=CALL_S)
+    async def _call(self, operation: Callable[[bool], Awaitable[T]], *, size: int = 0) -> T:
+        timeout_s = CALL_S * max(1.0, size / BLOCK_BYTES)
+        return await azure_sdk.attempt(operation, subject=self._subject, timeout_s=timeout_s)
 
     async def _stage_all(self, data: bytes | AsyncIterator[bytes]) -> Body:
         """Bring to the store what is too long for one call; short bytes are given back."""
@@ -71,21 +94,40 @@ class AzureUpload:
         last = b""
         async with aclosing(_blocks(data)) as blocks:
             async for block in blocks:
-                if last:
-                    staged.append(await self._stage(last))
+                if last and not await self._can_stage(last, staged):
+                    return b"".join([last, block, *[rest async for rest in blocks]])
                 last = block
         if not staged and len(last) <= SINGLE_BYTES:
             return last
-        return [*staged, await self._stage(last)]
+        return staged if await self._can_stage(last, staged) else last
+
+    async def _can_stage(self, block: bytes, staged: list[BlobBlock]) -> bool:
+        """Stage one more block, unless the first one shows that we may create only."""
+        if not self._rights.blocks:
+            return False
+        try:
+            staged.append(await self._stage(block))
+        except AccessDenied:
+            if staged or self._rights.blocks:
+                raise
+            return False
+        return True
 
     async def _stage(self, block: bytes) -> BlobBlock:
         # Ids are random because writers of one name share its staged blocks: with the usual ids,
         # numbered from 0, they overwrite each other's, and the winner commits a mixture.
         block_id = secrets.token_hex(16)
-        await self._call(
-            # As a file, because aiohttp warns of long bodies of bytes; anew for each try.
-            lambda _: self._client.stage_block(block_id, BytesIO(block), length=len(block))
-        )
+
+        async def stage(_: bool) -> None:
+            try:
+                # As a file, because aiohttp warns of long bodies of bytes; anew for each try.
+                await self._client.stage_block(block_id, BytesIO(block), length=len(block))
+            except HttpResponseError as error:
+                if azure_sdk.error_code(error) == _NO_RIGHT:
+                    self._rights.blocks = False
+                raise
+
+        await self._call(stage)
         return BlobBlock(block_id=block_id)
 
     async def _create(self, body: Body) -> None:
@@ -93,10 +135,11 @@ class AzureUpload:
         try:
             await self._write(body, must_be_new=True)
         except HttpResponseError as error:
-            if azure_sdk.error_code(error) not in _TAKEN:
+            code = azure_sdk.error_code(error)
+            if code not in _TAKEN:
                 raise
             there = await self._mark_there()
-            if there is None and isinstance(body, bytes):
+            if there is None and isinstance(body, bytes) and code != _NO_RIGHT:
                 raise _PhantomError from error
             if there is None:
                 raise
@@ -110,6 +153,7 @@ class AzureUpload:
                 overwrite=not must_be_new,
                 metadata=self._metadata,
                 content_settings=self._settings,
+                raw_request_hook=_as_file if len(body) > SINGLE_BYTES else None,
             )
             return
         await self._client.commit_block_list(
@@ -133,6 +177,16 @@ class _PhantomError(Exception):
 
     Azurite takes blocks that an interrupted writer has staged for a blob, except in a commit.
     """
+
+
+def _size(body: Body) -> int:
+    """Bytes that the last call sends."""
+    return len(body) if isinstance(body, bytes) else 0
+
+
+def _as_file(request: Any) -> None:
+    """Send a long body as a file, which aiohttp reads piece by piece; of long bytes it warns."""
+    request.http_request.data = BytesIO(request.http_request.data)
 
 
 async def _blocks(data: bytes | AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:

@@ -9,10 +9,12 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from shared.settings import (
+    BLOB_SAS_VARIABLE,
     CONNECTION_STRING_VARIABLE,
     DEFAULT_API_VERSION,
     DEFAULT_CONTAINER,
     DEFAULT_QUEUE,
+    QUEUE_SAS_VARIABLE,
 )
 
 T = TypeVar("T")
@@ -33,7 +35,8 @@ Account = Annotated[
     option(
         "--account",
         "Storage account: a name or a blob endpoint URL, reached with your own Azure identity. "
-        f"For Azurite set {CONNECTION_STRING_VARIABLE} instead (a variable only: it is a secret).",
+        f"For Azurite set {CONNECTION_STRING_VARIABLE} instead; without an identity, "
+        f"{BLOB_SAS_VARIABLE} and {QUEUE_SAS_VARIABLE} too (variables only: they are secrets).",
         rich_help_panel="Storage",
     ),
 ]

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from shared.azure_account import open_identity
 from shared.azure_blob import AzureBlobStore, open_azure_store
 from shared.azure_queue import AzureJobQueue, open_azure_queue
 from shared.ports import BlobStore, JobQueue
@@ -40,14 +41,21 @@ class Storage:
 @asynccontextmanager
 async def open_storage(settings: StorageSettings) -> AsyncIterator[Storage]:
     """The store and the job queue. Raises `UsageError` for settings that can't name them."""
-    async with open_store(settings) as store, open_queue(settings) as queue:
+    async with (
+        open_identity(settings) as identity,
+        open_store(settings, identity=identity) as store,
+        open_queue(settings, identity=identity) as queue,
+    ):
         yield Storage(store, queue)
 
 
 @asynccontextmanager
 async def open_poison_queue(settings: StorageSettings) -> AsyncIterator[AzureJobQueue]:
     """The dead letters of the job queue, as a queue of their own. It may not exist yet."""
-    letters = settings.model_copy(update={"queue": settings.poison_queue})
+    settings.require_dead_letters()
+    letters = settings.model_copy(
+        update={"queue": settings.poison_queue, "queue_sas": settings.poison_sas}
+    )
     async with open_queue(letters) as queue:
         yield queue
 

@@ -13,7 +13,8 @@ from aiohttp.typedefs import Handler
 from pydantic import SecretStr
 from yarl import URL
 
-from deploy.local.azurite import ACCOUNT, ACCOUNT_KEY, HOST, Azurite
+from deploy.local.azurite import ACCOUNT, ACCOUNT_KEY, Azurite
+from deploy.local.ports import HOST
 from shared.settings import StorageSettings
 
 Kind = Literal["lost answer", "cut answer", "busy", "failing"]

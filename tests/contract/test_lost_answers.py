@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 import pytest
 
 from deploy.local.azurite import Azurite
+from shared import azure_blob, azure_queue, azure_upload
 from shared.azure_blob import AzureBlobStore
 from shared.azure_queue import AzureJobQueue
 from shared.errors import BlobExists, LeaseLost, StorageError, StorageUnavailable
 from shared.settings import StorageSettings
 from shared.storage import ensure_storage, open_poison_queue, open_queue, open_store
 from tests.contract.conftest import DEADLINE_S, LEASE_S, send_raw
-from tests.contract.faults import Fault, FaultyStorage, faulty_storage
+from tests.faults import Fault, FaultyStorage, Kind, faulty_storage
 
 MIB = 1024 * 1024
 BINARY = "application/octet-stream"
+
+WHEREVER_IT_IS_LOST = pytest.mark.parametrize("lost", ["lost answer", "first byte", "late answer"])
+SHORT_S = 0.5
+
+
+@pytest.fixture
+def short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer may be as late as `late answer` is."""
+    for module in (azure_blob, azure_queue, azure_upload):
+        monkeypatch.setattr(module, "CALL_S", SHORT_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +45,17 @@ class Line:
     settings: StorageSettings
 
     def fault(self, fault: Fault) -> None:
-        self.faulty.faults.append(fault)
-        self.faulty.requests.clear()
+        self.faulty.faults.plan(fault)
+
+    @property
+    def requests(self) -> list[str]:
+        return self.faulty.faults.requests
 
 
 @pytest.fixture
-async def line(azurite: Azurite, storage_settings: StorageSettings) -> AsyncIterator[Line]:
+async def line(
+    short_calls: None, azurite: Azurite, storage_settings: StorageSettings
+) -> AsyncIterator[Line]:
     await ensure_storage(storage_settings)
     async with faulty_storage(azurite) as faulty:
         proxied = faulty.settings(storage_settings)
@@ -52,80 +68,90 @@ async def line(azurite: Azurite, storage_settings: StorageSettings) -> AsyncIter
             yield Line(faulty, queue, store, direct_store, letters, storage_settings)
 
 
-async def test_a_send_may_be_doubled_but_is_not_lost(line: Line) -> None:
-    line.fault(Fault("lost answer", "POST", "/messages"))
+@WHEREVER_IT_IS_LOST
+async def test_a_send_may_be_doubled_but_is_not_lost(line: Line, lost: Kind) -> None:
+    line.fault(Fault(lost, "POST", "/messages"))
     await line.queue.send(b"job")
     assert [d.body for d in await line.queue.receive(32, lease_s=60)] == [b"job", b"job"]
 
 
-async def test_a_delete_that_worked_is_a_success(line: Line) -> None:
+@WHEREVER_IT_IS_LOST
+async def test_a_delete_that_worked_is_a_success(line: Line, lost: Kind) -> None:
     await line.queue.send(b"job")
     (delivery,) = await line.queue.receive(1, lease_s=60)
-    line.fault(Fault("lost answer", "DELETE"))
+    line.fault(Fault(lost, "DELETE"))
     await line.queue.delete(delivery)
-    assert len(line.faulty.requests) == 2
+    assert len(line.requests) == 2
     assert await line.queue.depth() == 0
 
 
-async def test_a_renewal_leaves_the_ownership_unknown(line: Line) -> None:
+@WHEREVER_IT_IS_LOST
+async def test_a_renewal_leaves_the_ownership_unknown(line: Line, lost: Kind) -> None:
     await line.queue.send(b"job")
     (delivery,) = await line.queue.receive(1, lease_s=60)
-    line.fault(Fault("lost answer", "PUT", "/messages/"))
+    line.fault(Fault(lost, "PUT", "/messages/"))
     with pytest.raises(LeaseLost):
         await line.queue.renew(delivery, lease_s=60)
 
 
-async def test_a_release_that_worked_is_a_success(line: Line) -> None:
+@WHEREVER_IT_IS_LOST
+async def test_a_release_that_worked_is_a_success(line: Line, lost: Kind) -> None:
     await line.queue.send(b"job")
     (delivery,) = await line.queue.receive(1, lease_s=60)
-    line.fault(Fault("lost answer", "PUT", "/messages/"))
+    line.fault(Fault(lost, "PUT", "/messages/"))
     await line.queue.release(delivery, delay_s=0)
     assert [d.deliveries for d in await line.queue.receive(1, lease_s=60)] == [2]
 
 
-async def test_a_poisoning_is_finished(line: Line) -> None:
+@WHEREVER_IT_IS_LOST
+async def test_a_poisoning_is_finished(line: Line, lost: Kind) -> None:
     await line.queue.send(b"job")
     (delivery,) = await line.queue.receive(1, lease_s=60)
-    line.fault(Fault("lost answer", "POST", "-poison/messages"))
+    line.fault(Fault(lost, "POST", "-poison/messages"))
     await line.queue.poison(delivery, b"why")
     assert await line.queue.depth() == 0
     assert {d.body for d in await line.letters.receive(32, lease_s=60)} == {b"why"}
 
 
+@WHEREVER_IT_IS_LOST
 @pytest.mark.parametrize(
     ("size", "where"), [(10, ""), (9 * MIB, "comp=blocklist"), (9 * MIB, "comp=block&")]
 )
-async def test_a_create_that_worked_is_a_success(line: Line, size: int, where: str) -> None:
-    line.fault(Fault("lost answer", "PUT", where))
+async def test_a_create_that_worked_is_a_success(
+    line: Line, lost: Kind, size: int, where: str
+) -> None:
+    line.fault(Fault(lost, "PUT", where))
     await line.store.create("blob", b"x" * size, content_type=BINARY, metadata={"a": "b"})
-    assert line.faulty.faults[0].times == 0
+    assert not line.faulty.faults.pending
     assert await line.direct_store.read("blob", limit=size) == b"x" * size
     assert (await line.direct_store.stat("blob")).metadata == {"a": "b"}
 
 
+@WHEREVER_IT_IS_LOST
 @pytest.mark.parametrize("size", [10, 9 * MIB])
-async def test_a_create_knows_its_own_blob_from_a_twin(line: Line, size: int) -> None:
+async def test_a_create_knows_its_own_blob_from_a_twin(line: Line, lost: Kind, size: int) -> None:
     await line.direct_store.create("blob", b"x" * size, content_type=BINARY)
-    line.fault(Fault("lost answer", "PUT"))
+    line.fault(Fault(lost, "PUT"))
     with pytest.raises(BlobExists):
         await line.store.create("blob", b"x" * size, content_type=BINARY)
 
 
-async def test_a_blob_delete_that_worked_is_a_success(line: Line) -> None:
+@WHEREVER_IT_IS_LOST
+async def test_a_blob_delete_that_worked_is_a_success(line: Line, lost: Kind) -> None:
     await line.store.create("blob", b"x", content_type=BINARY)
-    line.fault(Fault("lost answer", "DELETE"))
+    line.fault(Fault(lost, "DELETE"))
     assert await line.store.delete("blob") is True
 
 
-@pytest.mark.parametrize("kind", ["lost answer", "cut answer"])
-async def test_a_read_goes_on_where_it_was(line: Line, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["lost request", "lost answer", "first byte", "cut answer"])
+async def test_a_read_goes_on_where_it_was(line: Line, kind: Kind) -> None:
     data = b"".join(hashlib.sha256(b"%d" % n).digest() for n in range(300_000))
     await line.direct_store.create("blob", data, content_type=BINARY)
     reader = await line.store.open("blob")
-    line.fault(Fault("lost answer" if kind == "lost answer" else "cut answer", "GET"))
+    line.fault(Fault(kind, "GET"))
     assert b"".join([chunk async for chunk in reader]) == data
-    assert line.faulty.faults[0].times == 0
-    assert len(line.faulty.requests) == 3  # the two other ranges, one of them twice
+    assert not line.faulty.faults.pending
+    assert len(line.requests) == 3  # the two other ranges, one of them twice
 
 
 async def test_a_blob_that_is_replaced_while_read_is_not_mixed(line: Line) -> None:
@@ -136,13 +162,13 @@ async def test_a_blob_that_is_replaced_while_read_is_not_mixed(line: Line) -> No
         [chunk async for chunk in reader]
 
 
-@pytest.mark.parametrize("kind", ["busy", "failing"])
-async def test_a_busy_service_is_asked_again(line: Line, kind: str) -> None:
-    line.fault(Fault("busy" if kind == "busy" else "failing", "PUT", "/blob", times=2))
+@pytest.mark.parametrize("kind", ["busy", "throttled", "failing", "bad gateway", "reset"])
+async def test_a_busy_service_is_asked_again(line: Line, kind: Kind) -> None:
+    line.fault(Fault(kind, "PUT", "/blob", times=2))
     await line.store.create("blob", b"x", content_type=BINARY)
-    line.fault(Fault("busy", "POST", times=2))
+    line.fault(Fault(kind, "POST", times=2))
     await line.queue.send(b"job")
-    line.fault(Fault("busy", "GET", "/messages", times=2))
+    line.fault(Fault("busy" if kind == "failing" else kind, "GET", "/messages", times=2))
     assert len(await line.queue.receive(32, lease_s=60)) == 1
 
 
@@ -150,7 +176,7 @@ async def test_a_service_that_stays_busy_is_unavailable(line: Line) -> None:
     line.fault(Fault("busy", "GET", times=1000))
     with pytest.raises(StorageUnavailable, match=r"queue jobs-.*503 ServerBusy"):
         await line.queue.receive(32, lease_s=60)
-    assert len(line.faulty.requests) == 5
+    assert len(line.requests) == 5
 
 
 async def test_neighbours_of_an_unreadable_message_get_through(line: Line) -> None:
@@ -168,3 +194,25 @@ async def test_neighbours_of_an_unreadable_message_get_through(line: Line) -> No
             seen.add(delivery.body)
             await line.queue.delete(delivery)
     assert seen == {b"%s %d" % (when, n) for when in (b"before", b"after") for n in range(3)}
+
+
+@pytest.mark.parametrize("method", ["POST", "GET", "PUT", "DELETE"])
+async def test_a_strange_page_is_no_success(line: Line, method: str) -> None:
+    """Something in between answers 200, and nothing has been done."""
+    await line.queue.send(b"job")
+    (delivery,) = await line.queue.receive(1, lease_s=60)
+    line.fault(Fault("page", method, times=1000))
+    calls: dict[str, list[Callable[[], Awaitable[object]]]] = {
+        "POST": [lambda: line.queue.send(b"job")],
+        "GET": [lambda: line.queue.receive(1, lease_s=1), lambda: line.store.open("blob")],
+        "PUT": [
+            lambda: line.queue.renew(delivery, lease_s=60),
+            lambda: line.queue.release(delivery, delay_s=0),
+            lambda: line.store.create("blob", b"x", content_type=BINARY),
+            lambda: line.store.create("blob", b"x" * 9 * MIB, content_type=BINARY),
+        ],
+        "DELETE": [lambda: line.queue.delete(delivery), lambda: line.store.delete("blob")],
+    }
+    for call in calls[method]:
+        with pytest.raises(StorageError):
+            await call()

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from deploy.local.azurite import ACCOUNT, ACCOUNT_KEY
 from deploy.local.ports import HOST
-from shared import azure_sdk
+from shared import azure_account, azure_sdk
 from shared.errors import (
     AccessDenied,
     BlobNotFound,
@@ -213,8 +213,8 @@ async def test_an_account_is_opened_without_any_network_access() -> None:
     ],
 )
 def test_an_account_is_a_name_or_a_blob_endpoint(account: str, blob: str, queue: str) -> None:
-    assert azure_sdk.blob_url(account) == blob
-    assert azure_sdk.queue_url(account) == queue
+    assert azure_account.blob_url(account) == blob
+    assert azure_account.queue_url(account) == queue
 
 
 @pytest.mark.parametrize(
