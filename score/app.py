@@ -17,7 +17,6 @@ from aiohttp.typedefs import Handler
 
 from score import metrics
 from score.engine import JSON_TYPE
-from score.linear import LinearModel
 from score.metrics import Metrics
 from score.pool import Pool
 from score.problems import Problem, internal_problem, problem_of
@@ -26,6 +25,7 @@ from score.settings import EndpointOptions
 from score.upload import Upload
 from shared import container
 from shared.errors import BlindscoreError, BodyTooLarge, Unauthorized, UnsupportedMediaType
+from shared.linear import LinearModel
 
 MODEL_HEADER = "X-Blindscore-Model"
 ROWS_HEADER = "X-Blindscore-Rows"

@@ -19,13 +19,12 @@ from aiohttp import web
 from score.app import Endpoint
 from score.keycache import KeyCache
 from score.keystore import KeyStore
-from score.linear import LinearModel
 from score.metrics import Metrics
-from score.model import load_model
 from score.pool import Pool
 from score.scoring import Scoring
 from score.settings import (
     EI_EVALUATORS,
+    EI_INPUT_BOUND,
     MB,
     SCHEMES,
     EndpointOptions,
@@ -37,6 +36,8 @@ from score.tokens import TOKENS_VARIABLE, read_tokens
 from shared import cli, telemetry
 from shared.cli import option
 from shared.errors import BlobNotFound, UsageError
+from shared.linear import LinearModel
+from shared.model import load_model
 from shared.ports import BlobStore
 from shared.settings import STORAGE_SECRETS, StorageSettings, storage_settings
 from shared.storage import open_store
@@ -72,11 +73,20 @@ def serve(
         str,
         option(
             "--ei-evaluator",
-            f"Who evaluates `ei`: {', '.join(EI_EVALUATORS)}. All give the same answers; "
-            "`sdk` is Microsoft's own, as the reference.",
+            f"Who evaluates `ei`: {', '.join(EI_EVALUATORS)}. All give the same answers within "
+            "--ei-input-bound; `sdk` is Microsoft's own, as the reference.",
             rich_help_panel=MODEL,
         ),
     ] = EI_EVALUATORS[0],
+    ei_input_bound: Annotated[
+        float,
+        option(
+            "--ei-input-bound",
+            "Largest feature, by magnitude, that clients of `ei` send. Scores of larger ones may "
+            "come out wrong without a word; a larger bound may double the size of results.",
+            rich_help_panel=MODEL,
+        ),
+    ] = EI_INPUT_BOUND,
     announce_zero_features: Annotated[
         bool,
         option(
@@ -229,6 +239,7 @@ def serve(
     engine = EngineOptions(
         schemes=tuple(offer or ()),
         ei_evaluator=ei_evaluator,
+        ei_input_bound=ei_input_bound,
         announce_zero_features=announce_zero_features,
         max_rows=max_rows,
         max_batch=max_batch,

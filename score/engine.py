@@ -14,12 +14,12 @@ from score.answers import Answer
 from score.block_request import BlockRequest
 from score.ei_request import EiRequest
 from score.evaluators import Evaluators
-from score.linear import LinearModel
 from score.loaded import LoadedKeyRing
 from score.schemes import Json
 from score.settings import EngineOptions
 from shared.container import CONTENT_TYPE
 from shared.errors import UnsupportedMediaType
+from shared.linear import LinearModel
 
 JSON_TYPE = "application/json"
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from score.linear import LinearModel
 from score.schemes import ContainerEvaluator, EiEvaluator
 from score.settings import SCHEMES, EngineOptions
 from shared.errors import ModelError
+from shared.linear import LinearModel
 
 EI_CLASSES = {
     "seal": ("score.schemes.ei.evaluator", "SealEiEvaluator"),
@@ -41,7 +41,7 @@ def build(model: LinearModel, options: EngineOptions) -> Evaluators:
         try:
             match scheme:
                 case "ei":
-                    ei = _class(EI_CLASSES[options.ei_evaluator])(model)
+                    ei = _ei(model, options)
                 case "direct":
                     blocks[scheme] = _class(DIRECT_CLASS)(model)
                 case "packed":
@@ -55,6 +55,13 @@ def build(model: LinearModel, options: EngineOptions) -> Evaluators:
     if ei is None and not blocks:
         raise ModelError("no scheme can score this model: " + "; ".join(refused.values()))
     return Evaluators(ei, blocks, refused)
+
+
+def _ei(model: LinearModel, options: EngineOptions) -> Any:
+    cls = _class(EI_CLASSES[options.ei_evaluator])
+    # The SDK's own circuit leaves room for scores of any size that is of use.
+    bounded = options.ei_evaluator == "seal"
+    return cls(model, input_bound=options.ei_input_bound) if bounded else cls(model)
 
 
 def _class(where: tuple[str, str]) -> Any:

@@ -11,6 +11,7 @@ import base64
 import re
 from dataclasses import dataclass
 
+from shared.connection import sas_token
 from shared.errors import KeyHostNotAllowed, UsageError
 from shared.settings import StorageSettings
 
@@ -20,12 +21,11 @@ _PORTS = {"https": 443, "http": 80}
 _URL = re.compile(
     r"(?P<scheme>https?)://(?P<host>[a-z0-9](?:[a-z0-9.-]{0,252}))(?::(?P<port>[0-9]{1,5}))?"
     r"(?:/(?P<account>[a-z0-9]{3,24}))?/?",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,  # or ſ would pass for s, and K for k
 )
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
-_SUFFIX = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,200})", re.IGNORECASE)
+_SUFFIX = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,200})", re.IGNORECASE | re.ASCII)
 _KEY = re.compile(r"[A-Za-z0-9+/]{1,128}={0,2}")
-_SAS = re.compile(r"[A-Za-z0-9%&=+/:._~,-]{1,2048}")
 _IGNORED = {"queueendpoint", "tableendpoint", "fileendpoint"}
 _FIELDS = {
     "defaultendpointsprotocol",
@@ -150,6 +150,6 @@ def _credential(fields: dict[str, str]) -> str:
     if key is not None and not sas and _ACCOUNT.fullmatch(account) and _KEY.fullmatch(key):
         base64.b64decode(key, validate=True)
         return f"AccountName={account};AccountKey={key}"
-    if key is None and _SAS.fullmatch(sas):
-        return f"SharedAccessSignature={sas}"
+    if key is None and sas:
+        return f"SharedAccessSignature={sas_token(sas)}"
     raise ValueError("no credential")

@@ -16,9 +16,9 @@ import structlog
 from score import lane_main
 from score.answers import Answer, Done, Failed, Ready, Reply, decode
 from score.engine import Build
-from score.linear import LinearModel
 from score.settings import EngineOptions, PoolOptions
 from shared.errors import BlindscoreError, CiphertextError, EvaluationTimeout, Overloaded
+from shared.linear import LinearModel
 
 # Lanes are forks of a fresh interpreter that has imported their code and nothing else: of the
 # parent's memory (credentials, other requests) nothing is in them, and one is there in 30 ms.

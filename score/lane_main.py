@@ -18,9 +18,9 @@ import msgpack
 
 from score.answers import Answer, Done, More, Ready, Reply, encode, failed
 from score.engine import Build, Engine, Evaluation
-from score.linear import LinearModel
 from score.settings import EngineOptions
 from shared.errors import BlindscoreError
+from shared.linear import LinearModel
 
 PLACE_FRAMES = 8
 

@@ -21,9 +21,9 @@ import structlog
 from score import evaluators
 from score.engine import Build
 from score.lane import Lane
-from score.linear import LinearModel
 from score.settings import EngineOptions, PoolOptions
 from shared.errors import BlindscoreError, Overloaded
+from shared.linear import LinearModel
 
 RESTART_DELAYS_S = (0.0, 0.1, 0.5, 2.0, 5.0)
 LAST_RESTART_DELAY_S = 30.0

@@ -22,13 +22,12 @@ from score.engine import JSON_TYPE, Build, Engine
 from score.evaluators import build
 from score.keycache import KeyCache
 from score.keystore import KeyStore
-from score.linear import LinearModel
-from score.model import load_model, sha256_of
 from score.problems import Problem, problem_of
-from score.settings import EI_EVALUATORS, MB, EngineOptions, KeyOptions
+from score.settings import EI_EVALUATORS, EI_INPUT_BOUND, MB, EngineOptions, KeyOptions
 from shared import cli, telemetry
 from shared.errors import BlindscoreError, ModelError, UsageError
-from shared.model import PICKLES
+from shared.linear import LinearModel
+from shared.model import PICKLES, load_model, sha256_of
 from shared.settings import DEFAULT_CONTAINER, StorageSettings, storage_settings
 from shared.storage import open_store
 
@@ -110,6 +109,7 @@ def init() -> None:
     engine = EngineOptions(
         schemes=("ei",),
         ei_evaluator=_option("--ei-evaluator", EI_EVALUATORS[0]),
+        ei_input_bound=_number("--ei-input-bound", EI_INPUT_BOUND),
         max_batch=int(_number("--max-batch", 64)),
         max_json_bytes=int(_number("--max-json-mb", 64) * MB),
         loaded_keys_bytes=int(_number("--loaded-keys-mb", 256) * MB),

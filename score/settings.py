@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from shared.errors import UsageError
@@ -9,6 +10,8 @@ from shared.errors import UsageError
 MB = 1024 * 1024
 EI_EVALUATORS = ("seal", "native", "sdk")
 SCHEMES = ("ei", "direct", "packed")
+EI_INPUT_BOUND = 256.0
+"""Features of pixels and of scaled data are within it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,9 @@ class EngineOptions:
     schemes: tuple[str, ...] = ()
     """Schemes to offer; empty for all that the model allows."""
     ei_evaluator: str = EI_EVALUATORS[0]
+    ei_input_bound: float = EI_INPUT_BOUND
+    """The largest feature that rows in the `ei` format may have. Nothing can check it; scores of
+    larger ones may wrap around, unless `ei_evaluator` is another than `seal`."""
     announce_zero_features: bool = False
     """Publish which features the model uses, so that the others need not be encrypted."""
     max_rows: int = 1_000_000
@@ -34,6 +40,8 @@ class EngineOptions:
                 f"unknown evaluator {self.ei_evaluator!r}",
                 remedy=f"one of {', '.join(EI_EVALUATORS)}",
             )
+        if not 0 < self.ei_input_bound < math.inf:
+            raise UsageError(f"an input bound of {self.ei_input_bound:g} is none")
         for scheme in self.schemes:
             if scheme not in SCHEMES:
                 raise UsageError(

@@ -1,4 +1,4 @@
-"""SEAL's BFV objects as numpy arrays, in the few shapes that the `direct` scheme needs.
+"""SEAL's BFV objects as numpy arrays, in the few shapes that `direct` and `packed` need.
 
 The bodies of SEAL's objects, little endian (SEAL 4.1, native/src/seal: plaintext.cpp,
 ciphertext.cpp, dynarray.h, randomgen.h; each header as in `shared.seal`):
@@ -242,7 +242,7 @@ def _body(data: bytes, *, size: int, what: str) -> bytes:
     elif header.compression == COMPRESSION_NONE:
         body = bytes(packed)
     else:
-        raise CiphertextError(f"{what} has a compression that direct does not use")
+        raise CiphertextError(f"{what} has a compression that is not used here")
     if len(body) != size:
         raise CiphertextError(f"{what} has {len(body)} bytes, {size} are needed")
     return body

@@ -1,7 +1,7 @@
 """Where things are in the one container, and what a name may look like.
 
 keys/{key_id} · runs/{run}/manifest.json · runs/{run}/in/{job} · runs/{run}/out/{job}
-· runs/{run}/failed/{job}.json
+· runs/{run}/failed/{job}.json · runs/{run}/attempts/{job}/{message}/…
 """
 
 from __future__ import annotations
@@ -69,6 +69,11 @@ def output_blob(run: str, job: str) -> str:
 
 def failure_blob(run: str, job: str) -> str:
     return f"{failures(run)}{job}.json"
+
+
+def attempts(run: str, job: str, message: str) -> str:
+    """Where workers note what they did with one queue message, once it comes back."""
+    return f"runs/{run}/attempts/{job}/{message}/"
 
 
 def job_of(blob_name: str) -> str:

@@ -27,6 +27,7 @@ VERSION = 1
 MAX_FRAMES = 1_000_000
 MAX_HEADER_BYTES = 256 * 1024
 _FRAME_OVERHEAD = 64
+_MAX_NAME = 80
 
 Parameter = int | float | str | tuple[int, ...] | tuple[float, ...]
 
@@ -167,5 +168,5 @@ def _header(item: object) -> Header:
         return Header.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part) for part in first["loc"])[:_MAX_NAME]  # it may be the sender's
         raise MalformedRequest(f"container header: {where}: {first['msg']}") from error

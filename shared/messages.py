@@ -144,11 +144,16 @@ class JobEntry(_Record):
     job: JobId
     first_row: NonNegativeInt
     rows: PositiveInt
+    """Of the data set. With canaries, the job's body and its message have more."""
     sha256: Sha256
+    """Of the input blob."""
 
 
 class Manifest(_Record):
-    """What a run consists of. Written at the start of a run and again at its end."""
+    """What a run consists of. Written at the start of a run and again at its end.
+
+    In the account it is signed, see `producer.signing`.
+    """
 
     version: Literal[1] = 1
     run: RunId
@@ -159,6 +164,8 @@ class Manifest(_Record):
     """So far; final when `complete`."""
     created_at: AwareDatetime
     complete: bool
+    canaries: NonNegativeInt = 0
+    """How many copies of rows are hidden in each job, see `producer.canaries`. Where is secret."""
     jobs: tuple[JobEntry, ...]
 
     def encode(self) -> bytes:

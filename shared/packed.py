@@ -40,6 +40,7 @@ MAX_KEY_BLOB_BYTES = 4096
 MIN_INPUT_BOUND, MAX_INPUT_BOUND = 2.0**-128, 2.0**128
 MAX_WEIGHT_BITS = 700
 SEED_BYTES = 64
+_MAX_NAME = 80
 
 
 def scale_bits(preset: PackedPreset, input_bound: float) -> int:
@@ -117,7 +118,9 @@ def read_parameters(header: Header, *, extra: str) -> tuple[PackedPreset, float]
     expected = header_parameters(preset, input_bound=input_bound)
     if given != expected:
         wrong = sorted(
-            name for name in given.keys() | expected if given.get(name) != expected.get(name)
+            name[:_MAX_NAME]  # it may be the sender's
+            for name in given.keys() | expected
+            if given.get(name) != expected.get(name)
         )
         raise CiphertextError(
             f"the container's parameters are not those of preset {preset.name}: {', '.join(wrong)}"

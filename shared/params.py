@@ -68,13 +68,15 @@ class DirectPreset(BfvPreset):
     """Inputs are integers up to 255·2^grid_doublings at least …"""
     grid_bits: int
     """… and up to 255·2^12 as long as features × levels stays below 2^grid_bits."""
+    zeros: int
+    """Encryptions of zero that results are masked with in turn; several need a single prime."""
 
 
 DIRECT_PRESETS = {
     preset.name: preset
     for preset in (
-        DirectPreset("speed", RingParameters(4096, (60,)), 33, 12, 0, 18),
-        DirectPreset("precision", RingParameters(4096, (60, 30, 16)), 46, 4, 8, 26),
+        DirectPreset("speed", RingParameters(4096, (60,)), 33, 12, 0, 18, 4),
+        DirectPreset("precision", RingParameters(4096, (60, 30, 16)), 46, 4, 8, 26, 1),
     )
 }
 """`speed` is for 8-bit inputs (pixels) and for rows of few features; `precision` is for any."""

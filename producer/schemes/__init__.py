@@ -69,7 +69,9 @@ class ClientScheme(Protocol):
     """Of the request bodies that its keys' `encrypt` makes."""
     default_rows_per_job: int
 
-    def generate(self) -> ClientKey: ...
+    def generate(self, preset: str = "") -> ClientKey:
+        """A new key, for a preset of the scheme's parameters. Raises `UsageError`."""
+        ...
 
     def load(self, secret: bytes) -> ClientKey:
         """Raises `SecretKeyError`."""

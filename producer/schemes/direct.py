@@ -174,8 +174,9 @@ class DirectScheme:
     default_rows_per_job = 16
     """Of 784 features and 10 classes: some 250 KB of ciphertexts up, 1.8 MB of results down."""
 
-    def generate(self, preset: str = DIRECT_DEFAULT) -> DirectKey:
+    def generate(self, preset: str = "") -> DirectKey:
         """A new key for a preset of `shared.params.DIRECT_PRESETS`. Raises `UsageError`."""
+        preset = preset or DIRECT_DEFAULT
         if preset not in DIRECT_PRESETS:
             raise UsageError(
                 f"unknown preset {preset!r} of direct", remedy=f"one of {', '.join(DIRECT_PRESETS)}"

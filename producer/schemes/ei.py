@@ -23,7 +23,13 @@ from pydantic import SecretBytes
 from producer.schemes import Encoding, Rows, Scores
 from shared import ei
 from shared.einative import Bytes, Doubles, NativeError, call, library, pointer_to
-from shared.errors import CiphertextError, DatasetError, MalformedRequest, SecretKeyError
+from shared.errors import (
+    CiphertextError,
+    DatasetError,
+    MalformedRequest,
+    SecretKeyError,
+    UsageError,
+)
 
 SECRET_BYTES = 64
 MAX_MAGNITUDE = 2.0**40
@@ -204,8 +210,10 @@ class EiScheme:
     def __init__(self, client: Callable[[bytes], Client] = NativeClient) -> None:
         self._client = client
 
-    def generate(self) -> EiKey:
-        """A new key, its seed drawn by the SDK's native library."""
+    def generate(self, preset: str = "") -> EiKey:
+        """A new key, its seed drawn by the SDK's native library. Raises `UsageError`."""
+        if preset:
+            raise UsageError(f"unknown preset {preset!r} of ei", remedy="it has none")
         return self.load(NativeClient(None).secret())
 
     def load(self, secret: bytes) -> EiKey:

@@ -155,8 +155,9 @@ class PackedScheme:
     content_type = CONTENT_TYPE
     default_rows_per_job = PACKED_PRESETS[PACKED_DEFAULT].ring.degree
 
-    def generate(self, preset: str = PACKED_DEFAULT) -> PackedKey:
+    def generate(self, preset: str = "") -> PackedKey:
         """A new key for a preset of `shared.params.PACKED_PRESETS`. Raises `UsageError`."""
+        preset = preset or PACKED_DEFAULT
         if preset not in PACKED_PRESETS:
             raise UsageError(
                 f"unknown preset {preset!r} of packed", remedy=f"one of {', '.join(PACKED_PRESETS)}"

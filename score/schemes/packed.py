@@ -23,7 +23,6 @@ import numpy as np
 from tenseal import sealapi
 from tenseal.sealapi import util
 
-from score.linear import LinearModel
 from score.lru import ByteLru
 from score.residues import ResidueSums
 from score.schemes import Json
@@ -39,10 +38,13 @@ from shared.errors import (
     MalformedRequest,
     ModelError,
 )
+from shared.linear import LinearModel
 from shared.params import PACKED_DEFAULT, PACKED_PRESETS, PackedPreset
 
 MAX_RESPONSE_BYTES = 256 * 1024 * 1024
 PLAN_CACHE_BYTES = 64 * 1024 * 1024
+PLAN_BYTES = 1024
+"""What keeping a plan costs besides its weights; requests choose how many there are."""
 _SEED = struct.Struct("<8Q")
 
 
@@ -149,7 +151,7 @@ class PackedEvaluator:
             plan = make_plan(
                 self.model.weights, self.model.intercept, preset=preset, input_bound=input_bound
             )
-            self._plans.put(key, plan, plan.weights.nbytes)
+            self._plans.put(key, plan, PLAN_BYTES + plan.weights.nbytes)
         return plan
 
 

@@ -26,8 +26,8 @@ from azure.storage.blob import ContainerClient
 
 from deploy.local.azurite import Azurite
 from producer.schemes import Encoding, client_scheme
-from score.linear import LinearModel
 from shared import blobnames
+from shared.linear import LinearModel
 from shared.settings import CONNECTION_STRING_VARIABLE, DEFAULT_API_VERSION
 from tests.commands import CLEAN_ENVIRONMENT, refuse
 from tests.sdk_client import SdkClient, sdk_client
@@ -91,8 +91,11 @@ def serving(folder: Path, azurite: Azurite, *options: str) -> Iterator[Running]:
         assert " on http://127.0.0.1:" in line, (folder / "serve.log").read_text()
         yield Running(process, line.split(" on ")[1].strip())
     finally:
-        process.kill()
-        process.wait()
+        process.terminate()
+        try:
+            process.wait(WITHIN_S)
+        finally:
+            process.kill()
         assert process.stdout is not None
         process.stdout.close()
 

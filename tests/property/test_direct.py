@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from producer.schemes import Encoding
 from producer.schemes.direct import SCHEME, DirectKey, quantise_rows
-from score.linear import LinearModel
 from score.schemes.direct import DirectEvaluator
 from shared import direct_scale
 from shared.direct import Integers, Layout
 from shared.direct_scale import Quantised
 from shared.errors import ModelError
+from shared.linear import LinearModel
 from shared.params import DIRECT_PRESETS, DirectPreset
 from tests.direct_products import request, respond, whole_products
 

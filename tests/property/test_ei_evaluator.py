@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from score.linear import LinearModel
 from score.schemes import LoadedKeys
 from score.schemes.ei.evaluator import SealEiEvaluator
+from shared.linear import LinearModel
 from tests.sdk_client import sdk_client
 
 

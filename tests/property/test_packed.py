@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from producer.schemes import Encoding
 from producer.schemes.packed import SCHEME, PackedKey
-from score.linear import LinearModel
 from score.schemes.packed import PackedEvaluator
 from score.schemes.packed_plan import MAX_RELATIVE_ERROR, NOISE, make_plan, result_noise
 from shared import container, packed
 from shared.container import Header
 from shared.errors import ModelError
+from shared.linear import LinearModel
 from shared.params import PACKED_PRESETS, PackedPreset
 
 presets = st.sampled_from(sorted(PACKED_PRESETS.values(), key=lambda preset: preset.ring.degree))

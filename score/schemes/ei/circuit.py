@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from score.linear import LinearModel
 from score.schemes.ei.arithmetic import Arithmetic
 from score.schemes.ei.plan import PAIR_FACTOR, Plan, parent
 from shared import ei
+from shared.linear import LinearModel
 
 LIFT = {1: 2.0**8, 2: 2.0**14}
 """What inputs are multiplied by, by the results' level, so that the noise of rotating them counts

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from tenseal import sealapi
 
-from score.linear import LinearModel
 from score.schemes import Json, LoadedKeys
 from score.schemes.ei import keys as rotation_keys
 from score.schemes.ei import wire
@@ -22,14 +21,14 @@ from score.schemes.ei.arithmetic import Arithmetic, new_context
 from score.schemes.ei.circuit import RESULT_SCALE, Circuit
 from score.schemes.ei.keys import RotationKeys
 from score.schemes.ei.plan import Grouping, Plan, Value, plans
+from score.settings import EI_INPUT_BOUND
 from shared import ei, seal
 from shared.errors import CiphertextError, EvaluationKeysError, FeatureCountError, ModelError
+from shared.linear import LinearModel
 
 GROUP_BYTES = 32 * 1024 * 1024
 """Encoded weights of one plan for several rows, at most. A single row's plan takes what it must:
 1 MB for 10 classes of 784 features, 67 MB for 1,000, 336 MB for 1,000 classes of 20,000."""
-INPUT_BOUND = 256.0
-"""Features of pixels and of scaled data are within it; see `SealEiEvaluator`."""
 MAX_GROUP_ROWS = 16
 
 
@@ -46,13 +45,14 @@ class SealEiEvaluator:
         self,
         model: LinearModel,
         *,
-        input_bound: float = INPUT_BOUND,
+        input_bound: float = EI_INPUT_BOUND,
         arithmetic: type[Arithmetic] = Arithmetic,
     ) -> None:
         """If scores of features within `input_bound` fit (`max_score`), results have one prime.
 
         Else they have two, which takes twice the time and bytes. Raises `ModelError` when not even
-        those suffice.
+        those suffice. Scores of larger features may wrap around: they are encrypted, so nobody here
+        can tell.
         """
         self._model = model
         self._input_bound = input_bound

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from score.linear import Array, LinearModel
 from score.schemes import Json, LoadedKeys
 from shared import ei
 from shared.einative import Bytes, Doubles, NativeError, call, library, pointer_to
 from shared.errors import CiphertextError, EvaluationKeysError, FeatureCountError, ModelError
+from shared.linear import Array, LinearModel
 
 MAX_MAGNITUDE = 2.0**40
 """Of weights and intercepts. The native encoder ends the process beyond 2^58."""

@@ -30,9 +30,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from score.linear import Array
 from score.schemes.ei.arithmetic import Slots
 from shared.ei import DEGREE, SLOTS
+from shared.linear import Array
 
 PAIR_FACTOR = float(np.sqrt(2))
 """Of the second row of a pair: i·√2 in every slot is X^(N/4) + X^(3N/4), exactly; i alone is not

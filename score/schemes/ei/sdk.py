@@ -10,9 +10,9 @@ import threading
 import warnings
 from typing import Any
 
-from score.linear import LinearModel
 from score.schemes.ei.native import NativeEvaluator, NativeKeys
 from shared.errors import CiphertextError
+from shared.linear import LinearModel
 
 with warnings.catch_warnings():
     # it compares with `is 0`, which CPython remarks on when it compiles the module

@@ -17,9 +17,9 @@ import zstandard
 from tenseal import sealapi
 
 from producer.schemes.direct import SCHEME, DirectKey
-from score.linear import LinearModel
 from score.schemes.direct import DirectEvaluator
 from score.schemes.direct_mask import Masks
+from score.schemes.direct_plan import Plan, make_plan
 from shared import bfv, direct, direct_scale, seal
 from shared.container import Header
 from shared.direct import Layout
@@ -32,6 +32,7 @@ from shared.errors import (
     MalformedRequest,
     ModelError,
 )
+from shared.linear import LinearModel
 from shared.params import DIRECT_PRESETS
 from shared.seal import HEADER, SealHeader
 from tests.direct_products import begun, decrypted, frames, request, respond, rounded
@@ -606,3 +607,32 @@ def test_largest_frame_admits_requests_and_little_more(
 ) -> None:
     sizes = [len(payload) for payload in frames(request(key, ROWS))[1]]
     assert max(sizes) <= evaluator.max_frame_bytes <= 70_000
+
+
+def test_parts_that_cancel_are_the_senders_fault(key: DirectKey) -> None:
+    """The same ciphertext for both parts of a row, under weights that are opposite there."""
+    half = np.random.default_rng(8).normal(size=(1, N))
+    opposite = LinearModel(np.hstack([half, -half]), np.zeros(1))
+    evaluator = DirectEvaluator(opposite)
+    evaluation, payloads = begun(evaluator, request(key, on_grid(key, 1, 2 * N)))
+    evaluation.add(payloads[0])
+    evaluation.add(payloads[1])
+    with pytest.raises(CiphertextError, match="can't be scored"):
+        evaluation.add(payloads[1])
+
+
+def test_a_plan_larger_than_the_cache_is_made_once(
+    key: DirectKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def counting(ring: bfv.Ring, quantised: direct_scale.Quantised, group: int) -> Plan:
+        made.append(group)
+        return make_plan(ring, quantised, group)
+
+    monkeypatch.setattr("score.schemes.direct.PLAN_CACHE_BYTES", 1)
+    monkeypatch.setattr("score.schemes.direct.make_plan", counting)
+    evaluator = DirectEvaluator(LinearModel(np.ones((3, N + 1)), np.zeros(3)))
+    for _ in range(2):
+        respond(evaluator, request(key, on_grid(key, 3, N + 1)))
+    assert made == [1]

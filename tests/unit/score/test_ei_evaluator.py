@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from score.linear import LinearModel
 from score.schemes import LoadedKeys
 from score.schemes.ei.arithmetic import Arithmetic
 from score.schemes.ei.evaluator import GROUP_BYTES, SealEiEvaluator, max_score
@@ -23,6 +22,7 @@ from score.schemes.ei.plan import Operations
 from score.schemes.ei.sdk import SdkEvaluator
 from shared import ei
 from shared.errors import CiphertextError, EvaluationKeysError, FeatureCountError, ModelError
+from shared.linear import LinearModel
 from shared.seal import COMPRESSION_ZLIB, HEADER, SealHeader
 from tests.sdk_client import SdkClient, sdk_client
 

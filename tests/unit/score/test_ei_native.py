@@ -16,7 +16,6 @@ import pytest
 
 from producer.schemes import Encoding
 from producer.schemes.ei import SCHEME, EiKey
-from score.linear import LinearModel
 from score.schemes.ei.native import NativeEvaluator, encodable
 from score.schemes.ei.sdk import SdkEvaluator
 from shared import ei, einative
@@ -27,6 +26,7 @@ from shared.errors import (
     FeatureCountError,
     ModelError,
 )
+from shared.linear import LinearModel
 
 ERROR = 1e-4  # of a score; what is measured is below 3e-6
 EVALUATORS: list[Callable[[LinearModel], NativeEvaluator]] = [NativeEvaluator, SdkEvaluator]

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from score.linear import LinearModel
 from score.schemes.ei.arithmetic import Arithmetic, Slots
 from score.schemes.ei.circuit import Circuit
 from score.schemes.ei.plan import Grouping, Operations, Plan, parent, plans
 from shared.ei import ROTATIONS, SLOTS
+from shared.linear import LinearModel
 
 MANY = 2**40  # bytes
 

@@ -362,8 +362,14 @@ REFUSED = {
     "an unknown field": f"{ALLOWED}Proxy=http://evil.io",
     "no credential": "AccountName=ours",
     "two credentials": f"{ALLOWED}SharedAccessSignature=sv=1",
+    "a token without a signature": "AccountName=ours;SharedAccessSignature=sv=1",
     "a key that is not base64": "AccountName=ours;AccountKey=abc",
     "a credential with more": "AccountName=ours;AccountKey=x y",
+    "a letter that folds into another": f"{ALLOWED}BlobEndpoint=http\u017f://evil.io",
+    "a host that folds into the own": f"{ALLOWED}BlobEndpoint="
+    "https://our\u017f.blob.core.windows.net",
+    "a protocol that folds": "DefaultEndpointsProtocol=http\u017f;"
+    f"AccountName=ours;AccountKey={SECRET}",
     "nothing": ";",
     "text": "hello",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from producer.schemes import Encoding
 from producer.schemes.packed import SCHEME, PackedKey
-from score.linear import LinearModel
+from score.lru import ByteLru
 from score.schemes import BlockEvaluation, ContainerEvaluator
 from score.schemes.packed import PackedEvaluation, PackedEvaluator
 from shared import bfv, container, packed
@@ -25,6 +26,7 @@ from shared.errors import (
     MalformedRequest,
     ModelError,
 )
+from shared.linear import LinearModel
 from shared.params import PACKED_PRESETS
 
 DATA = Path(__file__).parents[3] / ".." / "shared" / "data"
@@ -341,3 +343,28 @@ def test_mnist_scores_as_in_the_clear() -> None:
     assert error <= bound_of(evaluator, key.preset.name) < 2e-4
     assert error < 1e-5
     assert np.array_equal(scores.argmax(axis=1), scores_in_clear.argmax(axis=1))
+
+
+def test_plans_of_many_bounds_take_no_more_memory_than_they_may(
+    evaluator: PackedEvaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests choose the bound, and a plan of a small model is mostly Python's own overhead."""
+    limit = 500_000
+    monkeypatch.setattr(evaluator, "_plans", ByteLru(limit))
+    tracemalloc.start()
+    try:
+        for step in range(2000):
+            evaluator._plan(PRESET, 1.0 + step / 2000)
+        assert tracemalloc.get_traced_memory()[0] < limit
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_senders_own_names_are_not_repeated_at_length(
+    key: PackedKey, evaluator: PackedEvaluator
+) -> None:
+    header, _ = request(key, random_rows(1))
+    parameters = {**header.parameters, "n" * 100_000: 1, "degree": 5}
+    with pytest.raises(CiphertextError, match=r"degree, n+$") as caught:
+        evaluator.begin(header.model_copy(update={"parameters": parameters}))
+    assert len(str(caught.value)) < 300

@@ -18,9 +18,9 @@ import pytest
 from sklearn.linear_model import LinearRegression
 
 import score.score as script
-from score.linear import LinearModel
 from score.settings import EngineOptions, KeyOptions
 from shared.errors import BlindscoreError, ModelError, UsageError
+from shared.linear import LinearModel
 from shared.model import sha256_of
 from shared.settings import StorageSettings
 from tests.fakes import FakeStore

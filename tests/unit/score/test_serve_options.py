@@ -10,13 +10,14 @@ import pytest
 from score import answers
 from score.answers import Done, Failed, Ready
 from score.evaluators import build
-from score.linear import LinearModel
 from score.problems import internal_problem, problem_of
 from score.settings import EI_EVALUATORS, EngineOptions
 from score.tokens import read_tokens
 from shared import errors
 from shared.errors import BlindscoreError, ModelError, Overloaded, UsageError
+from shared.linear import LinearModel
 from tests.commands import refuse
+from tests.sdk_client import sdk_client
 
 SMALL = LinearModel(np.ones((2, 4)), np.zeros(2))
 HUGE = LinearModel(np.full((1, 4), 1e15), np.zeros(1))
@@ -47,6 +48,19 @@ def test_the_evaluator_of_ei_can_be_chosen(name: str) -> None:
     assert evaluators.blocks == {}
 
 
+def test_large_features_of_ei_have_room_when_they_are_declared() -> None:
+    """Else a score of a million wraps around to a small number, and looks like any other."""
+    options = EngineOptions(schemes=("ei",), ei_input_bound=2e6)
+    evaluator = build(LinearModel(np.ones((1, 2)), np.zeros(1)), options).ei
+    assert evaluator is not None
+    assert evaluator.describe()["input_bound"] == 2e6
+    client = sdk_client()
+    results = evaluator.evaluate(
+        client.encrypt(np.array([[1e6, 5.0]])), evaluator.load_keys(client.keys)
+    )
+    assert client.decrypt(results)[0, 0] == pytest.approx(1e6 + 5, abs=0.01)
+
+
 def test_a_scheme_that_can_not_score_the_model_is_left_out_with_its_reason() -> None:
     evaluators = build(HUGE, EngineOptions())
     assert evaluators.ei is None
@@ -70,7 +84,12 @@ def test_zero_features_are_announced_only_on_request() -> None:
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [({"ei_evaluator": "fast"}, "seal, native, sdk"), ({"schemes": ("ckks",)}, "ei, direct")],
+    [
+        ({"ei_evaluator": "fast"}, "seal, native, sdk"),
+        ({"schemes": ("ckks",)}, "ei, direct"),
+        ({"ei_input_bound": 0.0}, "bound"),
+        ({"ei_input_bound": float("inf")}, "bound"),
+    ],
 )
 def test_unknown_names_are_refused(options: dict[str, object], told: str) -> None:
     with pytest.raises(UsageError, match=told):

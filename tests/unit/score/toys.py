@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from score.evaluators import Evaluators
-from score.linear import LinearModel
 from score.schemes import BlockEvaluation, Json, LoadedKeys
 from score.settings import EngineOptions
 from shared import container
 from shared.container import Header
 from shared.errors import CiphertextError, EvaluationKeysError, FeatureCountError, ModelError
+from shared.linear import LinearModel
 
 MODEL = LinearModel(np.array([[1.0, 2.0, 3.0, 4.0]]), np.array([0.5]))
 HOSTILE_MODEL = LinearModel(np.array([[666.0]]), np.array([0.0]))

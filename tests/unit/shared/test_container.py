@@ -177,3 +177,10 @@ def test_an_item_that_does_not_end_is_refused(endless: Callable[[], bytes]) -> N
     reader = Reader(max_frame_bytes=LIMIT)
     with pytest.raises((BodyTooLarge, MalformedRequest)):
         feed_all(reader, endless(), chunk_bytes=1)
+
+
+@pytest.mark.parametrize("fields", [{"x" * 100_000: 1}, {"parameters": {"y" * 100_000: None}}])
+def test_a_senders_own_names_are_not_repeated_at_length(fields: dict[str, object]) -> None:
+    with pytest.raises(MalformedRequest) as caught:
+        read(body_of(start(**fields)))
+    assert len(str(caught.value)) < 200
