@@ -19,6 +19,9 @@ MODEL_HEADER = "X-Blindscore-Model"
 DIGEST_HEADER = "Repr-Digest"
 MAX_DETAIL = 300
 
+UNREACHABLE, TIMED_OUT, DISCONNECTED = "unreachable", "timeout", "disconnected"
+"""Reasons of an `EndpointError` without an answer."""
+
 _PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _MODEL = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")

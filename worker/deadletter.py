@@ -5,8 +5,16 @@ from __future__ import annotations
 import base64
 from typing import Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+)
 
+from shared.errors import MessageError
 from shared.messages import MAX_MESSAGE_BYTES
 
 MAX_ORIGINAL_BYTES = MAX_MESSAGE_BYTES // 8
@@ -28,7 +36,7 @@ class DeadLetter(BaseModel):
     status: int | None
     """The endpoint's last HTTP status, if it was asked."""
     attempts: NonNegativeInt
-    """In the last delivery."""
+    """In the last delivery; in all that are on record, if these were too many."""
     deliveries: PositiveInt
     traceparent: str
     worker: str
@@ -36,6 +44,25 @@ class DeadLetter(BaseModel):
 
     def encode(self) -> bytes:
         return self.model_dump_json().encode()
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        """Parse an envelope. Raises `MessageError` for what is none."""
+        try:
+            return cls.model_validate_json(body)
+        except ValidationError:
+            raise MessageError("not a dead letter of this version") from None
+
+    @property
+    def original(self) -> bytes:
+        """The message's body, byte for byte; its beginning, if `truncated`."""
+        if self.encoding == "text":
+            return self.message.encode()
+        return base64.b64decode(self.message)
+
+    @property
+    def trace_id(self) -> str:
+        return self.traceparent[3:35]
 
     @classmethod
     def wrap(

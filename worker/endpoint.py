@@ -141,14 +141,17 @@ class HttpEndpoint:
 
 
 def open_session(settings: WorkerSettings) -> aiohttp.ClientSession:
-    """A session for this worker's endpoint alone: it carries the bearer token."""
+    """A session for this worker's endpoint alone: it carries the bearer token.
+
+    One connection more than there can be jobs, for asking the endpoint how it is.
+    """
     headers = {"Accept-Encoding": "identity", "User-Agent": "blindscore-worker"}
     if token := settings.token.get_secret_value():
         headers["Authorization"] = f"Bearer {token}"
     return aiohttp.ClientSession(
         headers=headers,
         auto_decompress=False,
-        connector=aiohttp.TCPConnector(limit=settings.concurrency),
+        connector=aiohttp.TCPConnector(limit=settings.max_concurrency + 1),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(
             total=settings.request_timeout_s, sock_connect=settings.connect_timeout_s
@@ -169,8 +172,17 @@ def _faults_translated() -> Iterator[None]:
     """Say what can happen to a connection in our words: all of it may pass."""
     try:
         yield
-    except (aiohttp.ClientError, TimeoutError) as error:
-        what = "timed out" if isinstance(error, TimeoutError) else "failed"
-        raise EndpointError(
-            f"the request to the endpoint {what} ({type(error).__name__})", retryable=True
-        ) from error
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        raise _no_answer("found no endpoint", answers.UNREACHABLE, error) from error
+    except TimeoutError as error:
+        raise _no_answer("timed out", answers.TIMED_OUT, error) from error
+    except aiohttp.ClientError as error:
+        raise _no_answer("failed", answers.DISCONNECTED, error) from error
+
+
+def _no_answer(what: str, reason: str, error: Exception) -> EndpointError:
+    return EndpointError(
+        f"the request to the endpoint {what} ({type(error).__name__})",
+        retryable=True,
+        reason=reason,
+    )

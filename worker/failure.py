@@ -22,6 +22,8 @@ class Verdict:
     code: str
     reason: str
     status: int | None = None
+    attempts: int = 0
+    """In earlier deliveries."""
 
     @classmethod
     def of(cls, error: BlindscoreError) -> Verdict:
@@ -34,17 +36,17 @@ class Verdict:
                 return cls(error.code, str(error))
 
 
-async def bury(job: Job, verdict: Verdict, *, store: BlobStore, worker: str) -> None:
+async def bury(job: Job, verdict: Verdict, *, store: BlobStore, worker: str) -> bool:
     """Record why there can't be a result, put the message aside, then delete it.
 
-    Unless there is a result (another holder was luckier), or the message may be another's.
-    Raises `StorageError`; doing it again is harmless.
+    False when it is not: there is a result (another holder was luckier), or the message may be
+    another's. Raises `StorageError`; doing it again is harmless.
     """
     if await job.has_result(store):
         await job.lease.delete()
-        return
-    if job.lease.lost:
-        return
+        return False
+    if not await job.lease.prove():  # whoever woke up late must not fail another's job
+        return False
     if job.run:
         with contextlib.suppress(BlobExists):
             await store.create(
@@ -52,15 +54,17 @@ async def bury(job: Job, verdict: Verdict, *, store: BlobStore, worker: str) -> 
                 _record(job, verdict, worker).encode(),
                 content_type="application/json",
             )
-    if await job.lease.poison(_letter(job, verdict, worker).encode()):
-        job.log.error(
-            "job_failed",
-            code=verdict.code,
-            reason=verdict.reason,
-            status=verdict.status,
-            attempts=job.attempts,
-            deliveries=job.deliveries,
-        )
+    if not await job.lease.poison(_letter(job, verdict, worker).encode()):
+        return False
+    job.log.error(
+        "job_failed",
+        code=verdict.code,
+        reason=verdict.reason,
+        status=verdict.status,
+        attempts=verdict.attempts + job.attempts,
+        deliveries=job.deliveries,
+    )
+    return True
 
 
 def claims(body: bytes, container: str) -> tuple[str, str]:
@@ -87,7 +91,7 @@ def _record(job: Job, verdict: Verdict, worker: str) -> FailureRecord:
         code=verdict.code,
         reason=verdict.reason,
         status=verdict.status,
-        attempts=job.attempts,
+        attempts=verdict.attempts + job.attempts,
         deliveries=job.deliveries,
         worker=worker,
         failed_at=utc_now(),
@@ -101,7 +105,7 @@ def _letter(job: Job, verdict: Verdict, worker: str) -> DeadLetter:
         code=verdict.code,
         reason=verdict.reason,
         status=verdict.status,
-        attempts=job.attempts,
+        attempts=verdict.attempts + job.attempts,
         deliveries=job.deliveries,
         traceparent=job.traceparent,
         worker=worker,

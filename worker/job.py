@@ -26,10 +26,19 @@ class Job:
     job: str
     traceparent: str = ""
     attempts: int = 0
+    noted: int = 0
+    """The number of this delivery's note that work has begun; 0 without one."""
+    suspect: bool = False
+    """A failure of this delivery may be the job's own."""
 
     @property
     def deliveries(self) -> int:
         return self.lease.delivery.deliveries
+
+    @property
+    def name(self) -> str:
+        """For telling jobs apart."""
+        return f"{self.run}/{self.job}"
 
     @property
     def log(self) -> Any:

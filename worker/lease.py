@@ -44,6 +44,18 @@ class Lease:
                 if not self._ended.is_set():
                     pause_s = await self._renew()
 
+    @property
+    def ended(self) -> bool:
+        """Settled, lost or given up: nothing more can be done to the message."""
+        return self._ended.is_set()
+
+    async def prove(self) -> bool:
+        """Renew now; False when the message may be another's."""
+        async with self._lock:
+            if not self._ended.is_set():
+                await self._renew()
+        return not self._ended.is_set()
+
     def end(self) -> None:
         """Stop renewing, whatever becomes of the message."""
         self._ended.set()

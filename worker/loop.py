@@ -14,12 +14,15 @@ from worker.lease import Lease
 from worker.settings import WorkerSettings
 from worker.sidetasks import SideTasks
 from worker.slots import Slots
+from worker.throttle import Throttle
 
 log = structlog.get_logger()
 
 MAX_RECEIVE = 32
 POLL_MIN_S = 0.1
 POLL_MAX_S = 2.0
+TURN_S = 1.0
+"""The loop turns at least so often while it has room for no more; see `Worker.turned_s`."""
 HAND_BACK_S = 4.0
 """After the grace period: for writes that have begun, and for handing messages back."""
 
@@ -34,11 +37,16 @@ class Worker:
     error.
     """
 
-    def __init__(self, queue: JobQueue, work: Work, settings: WorkerSettings) -> None:
+    def __init__(
+        self, queue: JobQueue, work: Work, settings: WorkerSettings, throttle: Throttle
+    ) -> None:
+        self.turned_s = _now_s()
+        """When the main loop was last seen to turn, in the event loop's time."""
         self._queue = queue
         self._work = work
         self._settings = settings
-        self._slots = Slots(settings.concurrency, on_failure=self._fail)
+        self._throttle = throttle
+        self._slots = Slots(settings.max_concurrency, on_failure=self._fail)
         self._side = SideTasks(on_failure=self._fail)
         self._stopping = asyncio.Event()
         self._stop_by_s = 0.0
@@ -50,11 +58,13 @@ class Worker:
         """Work until stopped, or idle for too long. Raises what made it stop, if anything did."""
         pauses = _pauses()
         self._quiet_since_s = _now_s()
+        self._side.start(self._throttle.run(), name="asking whether the endpoint is back")
         try:
             while not self._stopping.is_set():
-                if not self._slots.free:
-                    await self._slots.wait()
-                elif leases := await self._receive():
+                self.turned_s = _now_s()
+                if not (room := self._room()):
+                    await self._slots.wait(TURN_S)
+                elif leases := await self._receive(room):
                     for lease in leases:
                         await self._slots.start(self._hold(lease))
                     pauses = _pauses()
@@ -67,6 +77,15 @@ class Worker:
             await self._drain()
         if self._error is not None:
             raise self._error
+
+    @property
+    def in_hand(self) -> int:
+        """How many jobs are worked on."""
+        return self._slots.busy
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
 
     def stop(self, reason: str) -> None:
         """Receive nothing more; what is in flight has the grace period to finish."""
@@ -86,7 +105,12 @@ class Worker:
             log.error("worker_failed", kind=type(error).__name__, error=str(error))
         self.stop("failed")
 
-    async def _receive(self) -> list[Lease]:
+    def _room(self) -> int:
+        """How many more jobs to take. A lowered limit is reached by taking none."""
+        allowed = self._throttle.allowed - self._slots.busy
+        return max(0, min(self._slots.free, allowed, MAX_RECEIVE))
+
+    async def _receive(self, room: int) -> list[Lease]:
         """Take as many messages as there is room for; none when storage is out of reach.
 
         Not cut off before the grace period ends: an answer that nobody reads is messages that
@@ -96,7 +120,6 @@ class Worker:
         lease_s = self._settings.lease_s
         try:
             async with asyncio.timeout(None) as self._receiving:
-                room = min(self._slots.free, MAX_RECEIVE)
                 deliveries = await self._queue.receive(room, lease_s=lease_s)
         except (StorageUnavailable, TimeoutError) as error:
             log.warning("receive_failed", error=str(error) or "stopped while waiting")

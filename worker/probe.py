@@ -1,4 +1,4 @@
-"""Before the first message: is the endpoint there, and what does it take?"""
+"""Asking the endpoint how it is: before the first message, and when it was down."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shared.errors import EndpointError
@@ -14,7 +15,10 @@ from worker import answers
 from worker.endpoint import read_start
 from worker.settings import TOKEN_VARIABLE
 
+log = structlog.get_logger()
+
 PAUSE_S = 0.25
+READY_S = 10.0
 MAX_MODEL_BYTES = 1024 * 1024
 
 
@@ -41,19 +45,35 @@ async def wait_for_endpoint(session: aiohttp.ClientSession, url: str, *, wait_s:
     """
     loop = asyncio.get_running_loop()
     give_up_s = loop.time() + wait_s
+    told = False
     while True:
         try:
             async with asyncio.timeout_at(max(give_up_s, loop.time() + PAUSE_S)):
                 return await _ask(session, f"{url}/model")
         except (aiohttp.ClientError, TimeoutError, _NotReadyError) as error:
+            reason = str(error) if isinstance(error, _NotReadyError) else type(error).__name__
             if loop.time() + PAUSE_S > give_up_s:
-                reason = str(error) if isinstance(error, _NotReadyError) else type(error).__name__
                 raise EndpointError(
                     f"no endpoint at {url} ({reason})",
                     retryable=True,
                     remedy="start one with `blindscore serve`, or set BLINDSCORE_ENDPOINT",
                 ) from error
+        if not told:
+            log.info("waiting_for_endpoint", endpoint=url, reason=reason, wait_s=wait_s)
+            told = True
         await asyncio.sleep(PAUSE_S)
+
+
+async def is_ready(session: aiohttp.ClientSession, url: str) -> bool:
+    """Ask `GET /ready`. An endpoint that knows no such page, but answers, may be tried too."""
+    try:
+        async with (
+            asyncio.timeout(READY_S),
+            session.get(f"{url}/ready", allow_redirects=False) as response,
+        ):
+            return not answers.is_passing(response.status) or response.status < 300
+    except (aiohttp.ClientError, TimeoutError):
+        return False
 
 
 class _NotReadyError(Exception):
@@ -64,7 +84,7 @@ async def _ask(session: aiohttp.ClientSession, url: str) -> Profile:
     async with session.get(url, allow_redirects=False) as response:
         if response.status == 401:
             raise answers.unauthorized(TOKEN_VARIABLE)
-        if response.status in {408, 429} or response.status >= 500:
+        if answers.is_passing(response.status) and response.status >= 400:
             raise _NotReadyError(f"it answers {response.status}")
         if response.status != 200:
             return Profile()

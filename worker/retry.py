@@ -40,8 +40,9 @@ class RetryPolicy:
         return delay_s if elapsed_s + delay_s <= self.budget_s else None
 
     def hand_back_s(self, *, deliveries: int, retry_after_s: float | None = None) -> float:
-        """How long a message stays invisible when it is handed back after `deliveries` of it.
+        """How long a message stays invisible when it is handed back.
 
+        `deliveries`: how often it has been worked on, which may be less often than the queue says.
         Between half of the ceiling and all of it: unlike a retry's, this wait is never nothing.
         """
         ceiling_s = _doubled(self.cap_s, deliveries - 1, MAX_HAND_BACK_S)

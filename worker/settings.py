@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import secrets
@@ -44,7 +45,11 @@ class WorkerSettings(BaseModel):
     conn_str: SecretStr = SecretStr("")
     """Storage connection string for the seeds' score.py, which loads the keys with it."""
 
-    concurrency: Annotated[int, Field(ge=1, le=1024)] = 4
+    allow_plain_http: bool = False
+    """Send a secret unencrypted to another machine."""
+
+    max_concurrency: Annotated[int, Field(ge=1, le=1024)] = 8
+    min_concurrency: PositiveInt = 1
     lease_s: Annotated[float, Field(ge=3, le=7 * 24 * 3600)] = 60.0
     max_deliveries: PositiveInt = 10
     grace_s: NonNegativeFloat = 25.0
@@ -57,12 +62,21 @@ class WorkerSettings(BaseModel):
     job_budget_s: PositiveFloat = 600.0
     """No attempt starts later than this after a job's first one."""
 
+    breaker_failures: PositiveInt = 10
+    """So many failed requests in a row, and the endpoint counts as down."""
+    breaker_pause_s: PositiveFloat = 5.0
+    """Before it is asked whether it is back; doubles up to a minute."""
+
     request_timeout_s: PositiveFloat = 120.0
     connect_timeout_s: PositiveFloat = 10.0
     wait_endpoint_s: NonNegativeFloat = 30.0
     max_result_mb: PositiveInt = 1024
     max_batch_mb: PositiveInt = 64
     """The largest JSON batch taken apart, in memory, for an endpoint that takes single rows."""
+
+    health_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Where probes and Prometheus may ask; 0: nowhere."""
+    health_host: str = "127.0.0.1"
 
     @field_validator("endpoint")
     @classmethod
@@ -78,6 +92,24 @@ class WorkerSettings(BaseModel):
     def _seeds_need_the_connection_string(self) -> Self:
         if self.endpoint_format == "seeds" and not self.conn_str.get_secret_value():
             raise ValueError(f"--endpoint-format seeds needs {CONN_STR_VARIABLE}")
+        return self
+
+    @model_validator(mode="after")
+    def _limits_are_in_order(self) -> Self:
+        if self.min_concurrency > self.max_concurrency:
+            raise ValueError("--min-concurrency is over --max-concurrency")
+        return self
+
+    @model_validator(mode="after")
+    def _no_secret_over_an_open_wire(self) -> Self:
+        if self.allow_plain_http or urlsplit(self.endpoint).scheme != "http":
+            return self
+        for variable, secret in ((TOKEN_VARIABLE, self.token), (CONN_STR_VARIABLE, self.conn_str)):
+            if secret.get_secret_value() and not _is_this_machine(self.endpoint):
+                raise ValueError(
+                    f"{variable} would travel unencrypted: use an https --endpoint "
+                    "(or --allow-plain-http, on a network you trust)"
+                )
         return self
 
     @property
@@ -111,6 +143,14 @@ def worker_settings(*, token_file: Path | None = None, **options: Any) -> Worker
         first = error.errors(include_url=False, include_input=False)[0]
         where = "--" + str(first["loc"][0]).replace("_", "-") + ": " if first["loc"] else ""
         raise UsageError(where + first["msg"].removeprefix("Value error, ")) from error
+
+
+def _is_this_machine(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def new_worker_id() -> str:

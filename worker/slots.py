@@ -10,6 +10,7 @@ cancelled.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -41,10 +42,12 @@ class Slots:
         future = await self._pool.spawn(self._run(work))
         future.add_done_callback(self._finished)
 
-    async def wait(self) -> None:
-        """Until a piece of work ends, or `wake` is called."""
+    async def wait(self, timeout_s: float) -> None:
+        """Until a piece of work ends, or `wake` is called, or the time is up."""
         self._freed.clear()
-        await self._freed.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._freed.wait()
 
     def wake(self) -> None:
         self._freed.set()

@@ -10,16 +10,20 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
+import aiohttp
 import pytest
 from aiohttp import web
 
+from deploy.local.ports import free_port
 from shared import blobnames
 from shared.errors import BlobNotFound
 from shared.messages import FailureRecord, JobMessage, ResultInfo, utc_now
 from shared.settings import CONNECTION_STRING_VARIABLE, StorageSettings
 from shared.storage import Storage, open_poison_queue
 from tests.commands import CLEAN_ENVIRONMENT
+from tests.contract.conftest import send_raw
 from tests.unit.worker.server import Handler, serving
 
 TYPE = "application/vnd.blindscore"
@@ -356,6 +360,103 @@ async def test_a_permanent_fault_is_recorded_and_its_message_put_aside(
     assert json.loads(letter.body)["message"] == message.encode().decode()
 
 
+async def test_sigterm_while_it_waits_for_its_endpoint_ends_with_0(
+    storage_settings: StorageSettings,
+) -> None:
+    """It is alive, not ready, and gone at once."""
+    async with serving() as url:
+        pass
+    port = free_port()
+    probes = ("--health-port", str(port))
+    async with (
+        working(storage_settings, url, "--wait-endpoint-s", "3600", *probes) as worker,
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
+    ):
+        await worker.until("waiting_for_endpoint")
+        async with session.get("/live") as live, session.get("/ready") as ready:
+            assert (live.status, ready.status, await ready.text()) == (200, 503, "starting")
+        worker.signal(signal.SIGTERM)
+        assert await worker.end() == 0, worker.text
+    (stopped,) = worker.events("stopped_before_start")
+    assert stopped["reason"] == "SIGTERM"
+
+
+async def test_a_job_that_kills_its_workers_ends_as_poison(
+    storage: Storage, storage_settings: StorageSettings
+) -> None:
+    """As if it made them run out of memory: SIGKILL, whenever one works on it."""
+    message = await _submit(storage, storage_settings)
+    workers: list[Process] = []
+
+    async def kill(request: web.Request) -> web.StreamResponse:
+        workers[-1].signal(signal.SIGKILL)
+        return await _right(request)
+
+    options = ("--lease-s", "3", "--max-deliveries", "2")
+    async with serving(score=kill, model=_model) as url:
+        for code in (-signal.SIGKILL, -signal.SIGKILL, 0):
+            async with working(storage_settings, url, *options) as worker:
+                workers.append(worker)
+                if code == 0:
+                    await until(lambda: _is_empty(storage), "an empty queue")
+                    worker.signal(signal.SIGTERM)
+                assert await worker.end() == code, worker.text
+    name = blobnames.failure_blob("run-1", message.job)
+    record = FailureRecord.decode(await storage.store.read(name, limit=10_000), blob=name)
+    assert (record.code, record.deliveries, record.attempts) == ("too_many_deliveries", 3, 1)
+    assert "ended the worker" in record.reason
+    async with open_poison_queue(storage_settings) as letters:
+        assert len(await letters.receive(32, lease_s=30)) == 1
+
+
+async def test_an_endpoint_that_comes_back_finds_every_job(
+    storage: Storage, storage_settings: StorageSettings
+) -> None:
+    messages = [await _submit(storage, storage_settings, job) for job in range(3)]
+    down = True
+
+    async def score(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=502) if down else await _right(request)
+
+    async def ready(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=503 if down else 200)
+
+    options = ("--breaker-failures", "2", "--breaker-pause-s", "0.2", "--retry-cap-s", "1")
+    async with (
+        serving(score=score, model=_model, ready=ready) as url,
+        working(storage_settings, url, *options, "--max-deliveries", "1") as worker,
+    ):
+        await worker.until("circuit_opened")
+        down = False
+        await until(lambda: _is_empty(storage), "an empty queue")
+        worker.signal(signal.SIGTERM)
+        assert await worker.end() == 0, worker.text
+    for message in messages:
+        assert await _exists(storage, message.output)
+    told = [len(worker.events(f"circuit_{state}")) for state in ("opened", "half_open", "closed")]
+    assert told == [1, 1, 1]
+    assert worker.events("job_failed") == []
+
+
+async def test_neighbours_of_an_unreadable_message_are_scored_and_it_is_told(
+    storage: Storage, storage_settings: StorageSettings
+) -> None:
+    messages = [await _submit(storage, storage_settings, 0)]
+    await send_raw(storage_settings, "bell \x07")
+    messages.append(await _submit(storage, storage_settings, 1))
+    async with (
+        serving(score=_right, model=_model) as url,
+        working(storage_settings, url, "--lease-s", "3", "--max-deliveries", "1") as worker,
+    ):
+        for message in messages:
+            await until(partial(_exists, storage, message.output), "a result")
+        worker.signal(signal.SIGTERM)
+        assert await worker.end() == 0, worker.text
+    assert await storage.queue.depth() == 1
+    assert worker.events("queue_get_failed")
+    assert worker.events("job_failed") == []
+
+
 async def _fails(settings: StorageSettings, score: Handler, model: Handler) -> str:
     async with (
         serving(score=score, model=model) as url,
@@ -367,9 +468,11 @@ async def _fails(settings: StorageSettings, score: Handler, model: Handler) -> s
     return error
 
 
-async def test_without_its_queue_it_says_so(storage_settings: StorageSettings) -> None:
-    error = await _fails(storage_settings, _right, _model)
-    assert storage_settings.queue in error
+async def test_without_its_queue_it_says_so(
+    storage: Storage, storage_settings: StorageSettings
+) -> None:
+    missing = storage_settings.model_copy(update={"queue": "no-such-queue"})
+    assert "no-such-queue" in await _fails(missing, _right, _model)
 
 
 async def test_without_its_container_it_says_so(

@@ -15,12 +15,16 @@ from shared.errors import StorageUnavailable
 from shared.messages import JobMessage
 from shared.ports import Delivery
 from tests.fakes import FakeQueue, FakeStore
+from worker.breaker import Breaker
 from worker.carrier import Carrier
+from worker.concurrency import AdaptiveLimit
 from worker.endpoint import Answer, ScoreRequest
 from worker.lease import Lease
 from worker.loop import Worker
+from worker.metrics import Metrics
 from worker.retry import RetryPolicy
 from worker.settings import WorkerSettings
+from worker.throttle import Throttle
 
 CONTAINER = "blindscore"
 RUN = "run-1"
@@ -134,27 +138,57 @@ class JournalStore(FakeStore):
 
 
 class Rig:
-    """A worker over the fakes, in the running loop's time."""
+    """A worker over the fakes, in the running loop's time.
+
+    `beside` another one it shares that one's queue and store; otherwise it has its own.
+    """
 
     def __init__(
-        self, script: Sequence[Step] = (RESULT,), policy: RetryPolicy | None = None, **options: Any
+        self,
+        script: Sequence[Step] = (RESULT,),
+        policy: RetryPolicy | None = None,
+        *,
+        beside: Rig | None = None,
+        **options: Any,
     ) -> None:
         clock = asyncio.get_running_loop().time
-        self.journal: list[str] = []
-        self.queue = JournalQueue(clock, self.journal)
-        self.store = JournalStore(clock, journal=self.journal)
+        self.journal: list[str] = beside.journal if beside else []
+        self.queue: JournalQueue = beside.queue if beside else JournalQueue(clock, self.journal)
+        self.store: JournalStore = (
+            beside.store if beside else JournalStore(clock, journal=self.journal)
+        )
         self.endpoint = ScriptedEndpoint(script)
-        self.settings = WorkerSettings(**{"lease_s": 30.0, **options})
+        self.settings = WorkerSettings(**{"lease_s": 30.0, "max_concurrency": 4, **options})
         self.policy = policy or RetryPolicy(random=lambda: 1.0)
+        self.metrics = Metrics()
+        self.is_ready = True
+        """What the endpoint says to a probe."""
+        self.probed_at: list[float] = []
+        self.throttle = Throttle(
+            AdaptiveLimit(self.settings.min_concurrency, self.settings.max_concurrency),
+            Breaker(
+                failures=self.settings.breaker_failures,
+                pause_s=self.settings.breaker_pause_s,
+                random=lambda: 1.0,
+            ),
+            is_ready=self._probe,
+            metrics=self.metrics,
+        )
         self.carrier = Carrier(
             store=self.store,
             endpoint=self.endpoint,
             policy=self.policy,
+            throttle=self.throttle,
             container=CONTAINER,
             max_deliveries=self.settings.max_deliveries,
             worker="worker-1",
+            metrics=self.metrics,
         )
-        self.worker = Worker(self.queue, self.carrier.carry, self.settings)
+        self.worker = Worker(self.queue, self.carrier.carry, self.settings, self.throttle)
+
+    async def _probe(self) -> bool:
+        self.probed_at.append(asyncio.get_running_loop().time())
+        return self.is_ready
 
     async def submit(self, *jobs: int, data: bytes = INPUT) -> None:
         """Upload and enqueue, as the producer does."""

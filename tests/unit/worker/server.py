@@ -19,12 +19,10 @@ Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @asynccontextmanager
 async def serving(**routes: Handler) -> AsyncIterator[str]:
-    """Serve POST /score and GET /model by the handlers of those names; yields the base URL."""
+    """Serve POST /score and GET of all else by the handlers of those names; yields the base URL."""
     app = web.Application(client_max_size=64 * 1024 * 1024)
-    if "score" in routes:
-        app.router.add_post("/score", routes["score"])
-    if "model" in routes:
-        app.router.add_get("/model", routes["model"])
+    for name, handler in routes.items():
+        app.router.add_route("POST" if name == "score" else "GET", f"/{name}", handler)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
     await runner.setup()
     try:

@@ -161,7 +161,13 @@ async def test_a_permanent_fault_is_recorded_then_buried(
     rig = Rig([error])
     await rig.submit(0)
     await rig.carry()
-    assert rig.journal == ["receive", "create runs/run-1/failed/000000.json", "poison", "delete"]
+    assert rig.journal == [
+        "receive",
+        "renew",  # the lease is proven before anything is said of the job
+        "create runs/run-1/failed/000000.json",
+        "poison",
+        "delete",
+    ]
     record = FailureRecord.decode(rig.failure() or b"", blob="failure")
     assert (record.code, record.status, record.attempts) == (code, status, 1)
     assert (record.run, record.job, record.worker) == (RUN, "000000", "worker-1")
@@ -207,20 +213,6 @@ async def test_a_corrupt_input_is_permanent_and_never_fully_sent() -> None:
 
 
 @virtual_time
-async def test_too_many_deliveries_bury_a_job_that_has_no_result() -> None:
-    rig = Rig(max_deliveries=2)
-    await rig.submit(0)
-    for _ in range(2):
-        await rig.take()
-        await asyncio.sleep(30)
-    await rig.carry()
-    record = FailureRecord.decode(rig.failure() or b"", blob="failure")
-    assert (record.code, record.attempts, record.deliveries) == ("too_many_deliveries", 0, 3)
-    assert rig.endpoint.requests == []
-    assert len(rig.queue.dead_letters) == 1
-
-
-@virtual_time
 async def test_too_many_deliveries_of_a_scored_job_are_success() -> None:
     rig = Rig(max_deliveries=1)
     await rig.submit(0)
@@ -229,6 +221,23 @@ async def test_too_many_deliveries_of_a_scored_job_are_success() -> None:
     await asyncio.sleep(30)
     await rig.carry()
     assert (rig.queue.bodies, rig.queue.dead_letters, rig.failure()) == ([], [], None)
+
+
+@virtual_time
+async def test_who_wakes_up_without_the_lease_does_not_fail_anothers_job() -> None:
+    """Stopped for longer than a lease, it has not even tried to renew."""
+    rig = Rig()
+    await rig.submit(0)
+
+    async def stalled(_: ScoreRequest) -> bytes:
+        await asyncio.sleep(31)  # nobody renews here
+        await rig.queue.receive(1, lease_s=100)
+        raise PERMANENT
+
+    rig.endpoint.script = [stalled]
+    lease = await rig.carry()
+    assert lease.lost
+    assert (rig.failure(), rig.queue.dead_letters, len(rig.queue.bodies)) == (None, [], 1)
 
 
 @virtual_time
@@ -312,7 +321,7 @@ async def test_storage_that_fails_while_burying_leaves_the_message_in_the_queue(
     rig.store.failing = {"create"}
     await rig.carry()
     assert (rig.queue.dead_letters, len(rig.queue.bodies)) == ([], 1)
-    assert rig.journal == ["receive", "release"]
+    assert rig.journal == ["receive", "renew", "release"]
 
 
 @pytest.mark.parametrize("error", [Unauthorized("wrong token"), AccessDenied("no access")])

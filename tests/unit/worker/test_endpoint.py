@@ -28,6 +28,7 @@ from tests.unit.worker.server import (
 )
 from worker.body import BytesBody, VerifiedBody
 from worker.endpoint import Answer, HttpEndpoint, ScoreRequest
+from worker.outcome import Outcome, outcome_of
 
 BODY = b"request " * 1000
 
@@ -216,7 +217,7 @@ async def test_a_request_has_a_time_limit() -> None:
 
     async with talking(hang) as url:
         error = await refused(url, request_timeout_s=0.2)
-    assert error.retryable
+    assert (error.retryable, error.reason) == (True, "timeout")
     assert "timed out" in str(error)
 
 
@@ -229,7 +230,7 @@ async def test_an_answer_has_a_time_limit() -> None:
 
     async with talking(stall) as url:
         error = await refused(url, request_timeout_s=0.3)
-    assert error.retryable
+    assert (error.retryable, error.reason) == (True, "timeout")
     assert "timed out" in str(error)
 
 
@@ -237,7 +238,7 @@ async def test_nobody_there_is_a_passing_fault() -> None:
     async with serving() as url:
         pass
     error = await refused(url)
-    assert (error.retryable, error.status) == (True, None)
+    assert (error.retryable, error.status, error.reason) == (True, None, "unreachable")
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.blindscore\r\n"
@@ -265,7 +266,9 @@ def _saying(answer: bytes) -> Talk:
 )
 async def test_a_broken_off_answer_is_a_passing_fault(answer: bytes) -> None:
     async with talking(_saying(answer)) as url:
-        assert (await refused(url)).retryable
+        error = await refused(url)
+    assert error.retryable
+    assert outcome_of(error) is Outcome.FAILED
 
 
 async def test_no_part_of_a_broken_off_answer_becomes_a_blob() -> None:
@@ -350,7 +353,7 @@ async def test_many_requests_leave_no_connection_behind() -> None:
         await request.read()
         return web.Response(body=b"answer", content_type=TYPE)
 
-    async with serving(score=score) as url, endpoint_at(url, concurrency=2) as endpoint:
+    async with serving(score=score) as url, endpoint_at(url, max_concurrency=2) as endpoint:
         for _ in range(20):
             await ask(endpoint)
         connector = endpoint._session.connector

@@ -40,7 +40,7 @@ async def test_all_jobs_are_done_no_more_at_a_time_than_allowed() -> None:
         running -= 1
         return RESULT
 
-    rig = Rig([step], concurrency=4, exit_when_idle_s=5)
+    rig = Rig([step], min_concurrency=4, max_concurrency=4, exit_when_idle_s=5)
     await rig.submit(*range(50))
     await rig.worker.run()
     assert most == 4
@@ -50,7 +50,7 @@ async def test_all_jobs_are_done_no_more_at_a_time_than_allowed() -> None:
 
 @virtual_time
 async def test_it_receives_no_more_than_there_is_room_for() -> None:
-    rig = Rig(taking(10), concurrency=3)
+    rig = Rig(taking(10), min_concurrency=3, max_concurrency=3)
     await rig.submit(*range(8))
     worker = asyncio.create_task(rig.worker.run())
     await asyncio.sleep(5)
@@ -125,7 +125,7 @@ async def test_what_does_not_finish_in_time_goes_back_at_once_with_a_fresh_recei
 
 @virtual_time
 async def test_stopping_does_not_wait_for_a_free_slot() -> None:
-    rig = Rig(taking(3600), concurrency=1, grace_s=3)
+    rig = Rig(taking(3600), max_concurrency=1, grace_s=3)
     await rig.submit(0, 1)
     stop = asyncio.create_task(_stop_at(rig, 1))
     await rig.worker.run()

@@ -9,7 +9,8 @@ from aiohttp import web
 
 from shared.errors import EndpointError, Unauthorized
 from tests.unit.worker.server import serving, session_for
-from worker.probe import Profile, wait_for_endpoint
+from worker import probe
+from worker.probe import Profile, is_ready, wait_for_endpoint
 
 MODEL = {
     "features": 64,
@@ -88,3 +89,34 @@ async def test_an_endpoint_that_hangs_does_not_hold_the_worker_up() -> None:
 async def test_a_refused_token_is_told_at_once() -> None:
     with pytest.raises(Unauthorized):
         await _ask(MODEL, status=401, wait_s=30)
+
+
+@pytest.mark.parametrize(
+    ("status", "ready"),
+    [(200, True), (204, True), (404, True), (405, True)]
+    + [(status, False) for status in (301, 408, 429, 500, 502, 503)],
+)
+async def test_ready_is_who_says_so_or_knows_no_such_page(status: int, *, ready: bool) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status)
+
+    async with serving(ready=answer) as url, session_for(url) as session:
+        assert await is_ready(session, url) is ready
+
+
+async def test_nobody_there_is_not_ready() -> None:
+    async with serving() as url:
+        pass
+    async with session_for(url) as session:
+        assert not await is_ready(session, url)
+
+
+async def test_whoever_hangs_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "READY_S", 0.1)
+
+    async def hang(_: web.Request) -> web.Response:
+        await asyncio.sleep(3600)
+        return web.Response()
+
+    async with serving(ready=hang) as url, session_for(url) as session:
+        assert not await is_ready(session, url)

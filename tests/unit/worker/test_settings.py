@@ -25,7 +25,8 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"concurrency": 0}, "--concurrency"),
+        ({"max_concurrency": 0}, "--max-concurrency"),
+        ({"max_concurrency": 2, "min_concurrency": 3}, "--min-concurrency"),
         ({"lease_s": 1.0}, "--lease-s"),
         ({"max_attempts": 0}, "--max-attempts"),
         ({"endpoint_format": "xml"}, "--endpoint-format"),
@@ -84,3 +85,38 @@ def test_worker_ids_differ_and_fit_metadata() -> None:
     assert first != second
     assert first.isascii()
     assert " " not in first
+
+
+OPEN_WIRES = [
+    "http://scorer:8080",
+    "HTTP://scorer:8080",
+    "http://10.0.0.7/score",
+    "http://127.0.0.1.example.org",
+    "http://localhost.example.org",
+    "http://[2001:db8::1]:80",
+]
+
+
+@pytest.mark.parametrize("endpoint", OPEN_WIRES)
+@pytest.mark.parametrize("variable", [TOKEN_VARIABLE, CONN_STR_VARIABLE])
+def test_no_secret_goes_unencrypted_to_another_machine(
+    variable: str, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "hunter2")
+    with pytest.raises(UsageError, match=f"{variable}.*--allow-plain-http") as caught:
+        worker_settings(endpoint=endpoint)
+    assert "hunter2" not in str(caught.value)
+    assert worker_settings(endpoint=endpoint, allow_plain_http=True).endpoint
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["https://scorer", "http://127.0.0.1:8080", "http://localhost", "http://[::1]:8080"]
+)
+def test_https_and_this_machine_get_secrets(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TOKEN_VARIABLE, "t0ken")
+    assert worker_settings(endpoint=endpoint).endpoint == endpoint
+
+
+@pytest.mark.parametrize("endpoint", OPEN_WIRES)
+def test_without_a_secret_plain_http_is_fine(endpoint: str) -> None:
+    assert worker_settings(endpoint=endpoint).endpoint

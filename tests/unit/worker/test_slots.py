@@ -25,7 +25,7 @@ async def test_no_more_than_its_size_runs_at_a_time() -> None:
 
     for _ in range(10):
         while not slots.free:
-            await slots.wait()
+            await slots.wait(60)
         await slots.start(work())
     await slots.join()
     assert (most, running, now_s()) == (3, 0, 4)
