@@ -9,18 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from producer.offer import Offer
+from shared.direct import Layout
 from shared.errors import UsageError
 
 AUTO = "auto"
-PACKED_ROWS = 4096
-PACKED_CIPHERTEXT_MS = 0.84
-"""Of each feature of a block, however few rows it holds."""
-DIRECT_DEGREE = 4096
-DIRECT_CIPHERTEXT_MS = 1.2
-"""Of each ciphertext of rows: floor(4096 / features) rows share one."""
-DIRECT_PRODUCT_MS = 1.0
-"""Of each product: floor(4096 / features) scores share one."""
 WITHOUT_EVALUATION_KEYS = ("direct", "packed")
+
+DIRECT_ROWS = 16
+"""Rows in a job of `direct`, which cost by job, by ciphertext, by product and by score."""
+DIRECT_JOB_MS = 1.0
+DIRECT_CIPHERTEXT_MS = 0.7
+DIRECT_PRODUCT_MS = 0.95
+DIRECT_SCORE_MS = 0.02
+DIRECT_DEGREE = 4096
+
+PACKED_ROWS = 4096
+"""Rows in a job of `packed`, which cost by feature and by class, however few rows it holds."""
+PACKED_FEATURE_MS = 0.8
+PACKED_CLASS_MS = 1.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,8 @@ def choose(*, rows: int | None, features: int, classes: int, offered: frozenset[
         return Choice(ours[0], "the endpoint does not offer the alternative")
     if rows is None:
         return Choice("packed", "the number of rows is unknown")
-    direct_ms, packed_ms = direct_cost_ms(rows, features, classes), packed_cost_ms(rows, features)
+    direct_ms = direct_cost_ms(rows, features, classes)
+    packed_ms = packed_cost_ms(rows, features, classes)
     scheme = "direct" if direct_ms <= packed_ms else "packed"
     return Choice(
         scheme,
@@ -53,16 +60,27 @@ def choose(*, rows: int | None, features: int, classes: int, offered: frozenset[
 
 def direct_cost_ms(rows: int, features: int, classes: int) -> float:
     """Work of `direct`: it grows with the rows."""
-    parts = -(-features // DIRECT_DEGREE)
-    room = max(1, DIRECT_DEGREE // features)
-    ciphertexts = parts * -(-rows // room)
-    products = parts * -(-rows * classes // room)
-    return ciphertexts * DIRECT_CIPHERTEXT_MS + products * DIRECT_PRODUCT_MS
+    jobs, rest = divmod(rows, DIRECT_ROWS)
+    layout = Layout(DIRECT_DEGREE, features)
+    return jobs * _direct_job_ms(layout, DIRECT_ROWS, classes) + (
+        _direct_job_ms(layout, rest, classes) if rest else 0.0
+    )
 
 
-def packed_cost_ms(rows: int, features: int) -> float:
+def _direct_job_ms(layout: Layout, rows: int, classes: int) -> float:
+    groups = layout.groups(rows)
+    products = sum(layout.products(group, classes) for group in groups)
+    return (
+        DIRECT_JOB_MS
+        + layout.parts * (len(groups) * DIRECT_CIPHERTEXT_MS + products * DIRECT_PRODUCT_MS)
+        + rows * classes * DIRECT_SCORE_MS
+    )
+
+
+def packed_cost_ms(rows: int, features: int, classes: int) -> float:
     """Work of `packed`: it grows with the blocks of 4,096 rows."""
-    return -(-rows // PACKED_ROWS) * (features + 1) * PACKED_CIPHERTEXT_MS
+    block_ms = (features + 1) * PACKED_FEATURE_MS + classes * PACKED_CLASS_MS
+    return -(-rows // PACKED_ROWS) * block_ms
 
 
 def offered_schemes(offer: Offer | None) -> frozenset[str]:

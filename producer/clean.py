@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from shared import blobnames
@@ -38,25 +39,35 @@ async def clean_key(key_id: str, store: BlobStore) -> Removed:
 async def _remove_messages(run: str, queue: JobQueue) -> int:
     """Look at every visible message once; hand back those of other runs.
 
-    Messages that a worker holds right now are left: it finds their input gone and gives up.
+    In a long queue, leases run out before its end is reached, and messages come around again: the
+    first one that is known tells that all have been seen. Messages that a worker holds right now
+    are left: it finds their input gone and gives up.
     """
     removed = 0
-    others: list[Delivery] = []
+    others: dict[str, Delivery] = {}
     try:
         while deliveries := await queue.receive(BATCH, lease_s=LEASE_S):
+            came_around = any(delivery.id in others for delivery in deliveries)
             for delivery in deliveries:
                 if _is_of(run, delivery):
-                    await queue.delete(delivery)
-                    removed += 1
+                    removed += await _settle(queue.delete(delivery))
                 else:
-                    others.append(delivery)
+                    others[delivery.id] = delivery
+            if came_around:
+                break
     finally:
-        for delivery in others:
-            try:
-                await queue.release(delivery, delay_s=0)
-            except LeaseLost:
-                continue  # its lease ran out, so it is visible again already
+        for delivery in others.values():
+            await _settle(queue.release(delivery, delay_s=0))
     return removed
+
+
+async def _settle(action: Awaitable[None]) -> bool:
+    """Whether it was still ours to do: a lease that ran out is another's, or nobody's."""
+    try:
+        await action
+    except LeaseLost:
+        return False
+    return True
 
 
 def _is_of(run: str, delivery: Delivery) -> bool:

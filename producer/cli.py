@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from producer import options
+from producer.backlog import DEFAULT_LIMIT, Backlog
+from producer.canaries import Canaries, data_rows
+from producer.choose import AUTO, WITHOUT_EVALUATION_KEYS, choose, offered_schemes
 from producer.datasets import Dataset, open_dataset, reopen
 from producer.keypool import KeyPool
-from producer.keys import KeyFile, KeyRing
+from producer.keys import CANARIES, ROWS, SIGNING, KeyFile, KeyRing
 from producer.offer import Offer, fetch_offer
 from producer.progress import RowProgress
 from producer.runs import RunFolder, RunRecord
 from producer.schemes import client_scheme
+from producer.signing import ManifestSigner, complete_manifest
 from producer.submit import Submission
 from shared import blobnames, cli, telemetry
 from shared.cli import option
-from shared.messages import utc_now
+from shared.errors import UsageError
+from shared.messages import Manifest, utc_now
 from shared.settings import StorageSettings, storage_settings
 from shared.storage import open_storage, open_store
 
 stderr = Console(stderr=True)
 
+TYPICAL_CLASSES = 10
+"""Taken where no endpoint was asked."""
+
 
 def keygen(
-    scheme: options.Scheme = "ei",
+    scheme: options.Scheme = AUTO,
+    preset: Annotated[
+        str,
+        option("--preset", "Parameters, as `GET /model` lists them by scheme; none: its default."),
+    ] = "",
     home: options.Home = None,
     account: cli.Account = cli.ACCOUNT_DEFAULT,
     container: cli.Container = cli.CONTAINER_DEFAULT,
@@ -39,19 +50,22 @@ def keygen(
 
     The secret stays on this machine, in a file that only you can read (`--home`). Whoever has it
     can decrypt; without it, results are lost. The key id is printed: scorers find the public
-    evaluation keys by it.
+    evaluation keys by it. `auto` makes a key for each of our own schemes; `ei`, whose evaluation
+    keys are 9 MB, is made on demand.
 
     Example: `blindscore keygen --scheme ei`
     """
     telemetry.configure(log_level)
     settings = storage_settings(account=account, container=container, api_version=api_version)
-    typer.echo(cli.run(_keygen(scheme, options.home_folder(home), settings)))
+    if preset and scheme == AUTO:
+        raise UsageError("a --preset goes with one scheme", remedy="name it with --scheme")
+    for name in WITHOUT_EVALUATION_KEYS if scheme == AUTO else (scheme,):
+        typer.echo(cli.run(_keygen(name, preset, KeyRing(options.home_folder(home)), settings)))
 
 
-async def _keygen(scheme: str, home: Path, settings: StorageSettings) -> str:
+async def _keygen(scheme: str, preset: str, ring: KeyRing, settings: StorageSettings) -> str:
     async with open_store(settings) as store:
-        ring = KeyRing(home)
-        key = await asyncio.to_thread(client_scheme(scheme).generate)
+        key = await asyncio.to_thread(client_scheme(scheme).generate, preset)
         path = ring.save(key)  # first: published keys without their secret would be no use
         try:
             await store.create(
@@ -63,7 +77,7 @@ async def _keygen(scheme: str, home: Path, settings: StorageSettings) -> str:
         except BaseException:
             ring.discard(key.key_id)
             raise
-    stderr.print(f"secret key in {path}", soft_wrap=True, highlight=False)
+    stderr.print(f"secret key for {scheme} in {path}", soft_wrap=True, highlight=False)
     return key.key_id
 
 
@@ -75,7 +89,7 @@ def produce(
     label_column: options.LabelColumn = "",
     scale: options.Scale = 1.0,
     limit: options.Limit = 0,
-    scheme: options.Scheme = "ei",
+    scheme: options.Scheme = AUTO,
     key: Annotated[
         str, option("--key", "Key id to encrypt under. Default: the scheme's newest key.")
     ] = "",
@@ -87,8 +101,30 @@ def produce(
         float,
         option("--input-bound", "Largest |value| in the rows; 0: the data set's own.", min=0.0),
     ] = 0.0,
+    canaries: Annotated[
+        int,
+        option(
+            "--canaries",
+            "Copies of rows to hide in each job, and one row more: `collect` then notices a "
+            "scorer that is broken or cheats. They count towards --rows-per-job.",
+            min=0,
+        ),
+    ] = 0,
+    max_backlog: Annotated[
+        int,
+        option(
+            "--max-backlog",
+            "Wait while this many jobs are in the queue, until a quarter is done; 0: don't look.",
+            min=0,
+        ),
+    ] = DEFAULT_LIMIT,
     resume: Annotated[
-        str, option("--resume", "Continue an interrupted run: upload and enqueue what is missing.")
+        str,
+        option(
+            "--resume",
+            "Continue an interrupted run: upload and enqueue what is missing. Data and key are "
+            "the run's own.",
+        ),
     ] = "",
     processes: options.Processes = -1,
     home: options.Home = None,
@@ -113,10 +149,16 @@ def produce(
     if resume:
         folder = RunFolder(options.home_folder(home), resume)
         record = folder.read()
-        source = reopen(record.dataset)
         key_file = ring.load(record.key_id)
+        settings = settings.model_copy(
+            update={"container": record.container, "queue": record.queue}
+        )
+        if done := cli.run(_complete_manifest(record.run, key_file, settings)):
+            typer.echo(record.run)
+            _say(f"run {record.run} is complete already", done)
+            return
+        source = reopen(record.dataset)
     else:
-        key_file = ring.load(key) if key else ring.newest(scheme)
         source = open_dataset(
             dataset,
             data_dir=data_dir,
@@ -126,23 +168,30 @@ def produce(
             scale=scale,
             limit=limit or None,
         )
-        offer = cli.run(_offer(endpoint, source, key_file.scheme)) if endpoint else None
+        offer = cli.run(_offer(endpoint, source)) if endpoint else None
+        key_file = ring.load(key) if key else ring.newest(_scheme(scheme, source, offer))
+        if offer is not None:
+            offer.require_scheme(key_file.scheme)
         record = RunRecord(
             run=blobnames.new_run_id(),
             scheme=key_file.scheme,
             key_id=key_file.key_id,
             container=settings.container,
+            queue=settings.queue,
             dataset=source.spec,
             features=source.features,
             input_bound=input_bound or source.input_bound,
-            rows_per_job=rows_per_job or client_scheme(key_file.scheme).default_rows_per_job,
+            rows_per_job=data_rows(
+                rows_per_job or client_scheme(key_file.scheme).default_rows_per_job, canaries
+            ),
+            canaries=canaries,
             created_at=utc_now(),
             offer=offer,
         )
         folder = RunFolder(options.home_folder(home), record.run)
         folder.create(record)
     try:
-        cli.run(_submit(record, folder, source, key_file, settings, processes))
+        cli.run(_submit(record, folder, source, key_file, settings, processes, max_backlog))
     except BaseException:
         stderr.print(
             f"interrupted; continue with: blindscore produce --resume {record.run}",
@@ -152,11 +201,30 @@ def produce(
         raise
 
 
-async def _offer(endpoint: str, source: Dataset, scheme: str) -> Offer:
+async def _offer(endpoint: str, source: Dataset) -> Offer:
     offer = await fetch_offer(endpoint, token=options.endpoint_token())
     offer.require_features(source.features)
-    offer.require_scheme(scheme)
     return offer
+
+
+def _scheme(scheme: str, source: Dataset, offer: Offer | None) -> str:
+    if scheme != AUTO:
+        return scheme
+    choice = choose(
+        rows=source.rows,
+        features=source.features,
+        classes=offer.classes if offer else TYPICAL_CLASSES,
+        offered=offered_schemes(offer),
+    )
+    stderr.print(f"scheme {choice.scheme}: {choice.reason}", soft_wrap=True, highlight=False)
+    return choice.scheme
+
+
+async def _complete_manifest(
+    run: str, key_file: KeyFile, settings: StorageSettings
+) -> Manifest | None:
+    async with open_store(settings) as store:
+        return await complete_manifest(store, run, ManifestSigner(key_file.derive(SIGNING)))
 
 
 async def _submit(
@@ -166,32 +234,47 @@ async def _submit(
     key_file: KeyFile,
     settings: StorageSettings,
     processes: int,
+    max_backlog: int,
 ) -> None:
     secret = key_file.secret_bytes()
     workers = options.process_count(processes)
     if source.rows is not None and source.rows <= record.rows_per_job:
         workers = 0  # one job: starting a process would take longer
-    with RowProgress("encrypting", total=source.rows) as progress:
+    with RowProgress("encrypting", total=source.rows) as progress, folder.journal() as journal:
         async with (
             open_storage(settings) as storage,
             KeyPool(record.scheme, secret, processes=workers) as pool,
         ):
             submission = Submission(
                 record=record,
-                folder=folder,
+                journal=journal,
                 content_type=client_scheme(record.scheme).content_type,
                 pool=pool,
+                signer=ManifestSigner(key_file.derive(SIGNING)),
+                canaries=Canaries(key_file.derive(CANARIES), record.run, record.canaries),
+                tag_key=key_file.derive(ROWS),
                 store=storage.store,
-                queue=storage.queue,
+                backlog=Backlog(
+                    storage.queue,
+                    limit=max_backlog,
+                    on_wait=progress.waiting,
+                    on_blind=lambda: stderr.print(
+                        "no access to the queue's depth: going on without --max-backlog"
+                    ),
+                ),
                 in_flight=workers + 1,
                 on_job=lambda entry: progress.add(entry.rows),
             )
             await submission.start()
             typer.echo(record.run)
             manifest = await submission.run(source.blocks(record.rows_per_job))
+    _say("enqueued", manifest)
+
+
+def _say(what: str, manifest: Manifest) -> None:
     stderr.print(
-        f"{manifest.rows:,} rows in {len(manifest.jobs):,} jobs enqueued; "
-        f"next: blindscore collect {record.run}",
+        f"{what}: {manifest.rows:,} rows in {len(manifest.jobs):,} jobs; "
+        f"next: blindscore collect {manifest.run}",
         soft_wrap=True,
         highlight=False,
     )

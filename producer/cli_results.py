@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
-from shared.model import load_model
 
-from producer import options, show
-from producer import report as reporting
+from producer import disk, options, output, show
 from producer.clean import Removed, clean_key, clean_run
-from producer.collect import Collected, Collector, read_manifest
+from producer.collect import Collector
 from producer.datasets import Block, reopen
 from producer.keypool import KeyPool
-from producer.keys import KeyRing
+from producer.keys import CANARIES, SIGNING, KeyRing
 from producer.progress import RowProgress
+from producer.results import Collected
 from producer.runs import RunFolder, RunRecord, known_runs
+from producer.signing import ManifestSigner, read_unverified
 from shared import blobnames, cli, telemetry
 from shared.cli import option
 from shared.errors import RunError, UsageError
 from shared.linear import LinearModel
+from shared.model import load_model
 from shared.ports import BlobStore
 from shared.settings import StorageSettings, storage_settings
-from shared.storage import open_storage, open_store
+from shared.storage import open_queue, open_storage, open_store
 
 stdout = Console()
 stderr = Console(stderr=True)
@@ -84,30 +86,42 @@ def collect(
     record = folder.read() if folder.exists() else None
     plaintext = load_model(model, trust_pickle=trust_pickle or None) if model else None
     target = out or Path("results") / run
-    collected = cli.run(
-        _collect(run, target, settings, KeyRing(options.home_folder(home)), deadline_s, processes)
-    )
-    link, labels = _answers(record, plaintext, collected)
-    report = reporting.write(
-        collected,
-        target,
-        link=link,
-        labels=labels,
-        blocks=_blocks(record, collected) if dataset else None,
-        model=plaintext,
-    )
+    ring = KeyRing(options.home_folder(home))
+    with _results_folder(target):
+        collected = cli.run(_collect(run, target, settings, ring, deadline_s, processes))
+        link, labels = _answers(record, plaintext, collected)
+        report = output.write(
+            collected,
+            target,
+            link=link,
+            labels=labels,
+            blocks=_blocks(record, collected) if dataset else None,
+            model=plaintext,
+        )
     show.show(report, stdout)
     stdout.print(f"written to {target}/", soft_wrap=True, highlight=False)
     if report.rows_unscored > error_budget * max(report.rows, 1):
         raise RunError(
-            f"{report.rows_unscored:,} of {report.rows:,} rows have no score",
-            remedy=f"report.json names them; wait longer: blindscore collect {run}",
+            f"{report.rows_unscored:,} of {report.rows:,} rows have no score ({report.unscored})",
+            remedy=f"report.json names them all; to wait longer: blindscore collect {run}",
         )
     if not collected.manifest.complete:
         raise RunError(
             f"run {run} is not fully produced",
             remedy=f"blindscore produce --resume {run}",
         )
+
+
+@contextmanager
+def _results_folder(target: Path) -> Iterator[None]:
+    """A folder of results, for one collection at a time. Raises `RunError`."""
+    busy = RunError(f"another collect is writing to {target}", remedy="wait for it, or use --out")
+    try:
+        (target / "parts").mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise RunError(f"can't write {target}: {error.strerror}") from error
+    with disk.held(target / "parts" / "lock", busy):
+        yield
 
 
 async def _collect(
@@ -119,15 +133,18 @@ async def _collect(
     processes: int,
 ) -> Collected:
     async with open_store(settings) as store:
-        manifest = await read_manifest(store, run)
-        secret = ring.load(manifest.key_id).secret_bytes()
+        manifest = await read_unverified(store, run)
+        key_file = ring.load(manifest.key_id)
+        secret = key_file.secret_bytes()
         workers = options.process_count(processes)
         with RowProgress("collecting", total=manifest.rows or None) as progress:
-            async with KeyPool(manifest.scheme, secret, processes=workers) as pool:
+            async with KeyPool(key_file.scheme, secret, processes=workers) as pool:
                 collector = Collector(
                     run=run,
                     store=store,
                     pool=pool,
+                    signer=ManifestSigner(key_file.derive(SIGNING)),
+                    canary_key=key_file.derive(CANARIES),
                     folder=folder,
                     max_result_bytes=MAX_RESULT_MB << 20,
                     in_flight=workers + 1,
@@ -145,8 +162,7 @@ def _answers(
     known = model or (record.offer if record else None)
     if known is not None:
         return known.link, known.labels
-    first = next(iter(collected.results.values()), None)
-    classes = first.scores().shape[1] if first else 0
+    classes = collected.classes
     return ("argmax", tuple(map(str, range(classes)))) if classes > 1 else ("identity", ())
 
 
@@ -177,23 +193,26 @@ def status(
 async def _status(run: str, home: Path, settings: StorageSettings) -> None:
     table = Table("run", "scheme", "rows", "jobs", "scored", "failed", "produced")
     runs = [run] if run else [record.run for record in known_runs(home)]
-    async with open_storage(settings) as storage:
+    async with open_store(settings) as store:
         for name in runs:
             try:
-                manifest = await read_manifest(storage.store, name)
+                manifest = await read_unverified(store, name)
             except RunError:
                 if run:
                     raise
-                table.add_row(name, "", "", "", "", "", "cleaned")
+                table.add_row(name, "", "", "", "", "", "not in the account")
                 continue
             inputs, scored, failed = [
-                str(await _count(storage.store, prefix(name)))
+                str(await _count(store, prefix(name)))
                 for prefix in (blobnames.inputs, blobnames.outputs, blobnames.failures)
             ]
             done = "complete" if manifest.complete else "unfinished"
             table.add_row(name, manifest.scheme, f"{manifest.rows:,}", inputs, scored, failed, done)
         stdout.print(table)
-        stdout.print(f"about {await storage.queue.depth():,} messages in {settings.queue}")
+    if settings.has_sas_tokens:
+        return  # who collects by a SAS needs no right to look at the queue
+    async with open_queue(settings) as jobs:
+        stdout.print(f"about {await jobs.depth():,} messages in {settings.queue}")
 
 
 def clean(

@@ -1,22 +1,25 @@
 """Encryption and decryption off the event loop, on every core.
 
 SEAL's Python binding holds the GIL, so the work is done in processes of our own; each gets the
-secret once, through the pipe that starts it. With no processes it is done in a thread, which
-saves the second it takes to start them when there is only one job.
+secret once, through the pipe that starts it, and ends when its parent does, however that ends.
+With no processes it is done in a thread, which saves the second it takes to start them when there
+is only one job.
 """
 
 from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Self, TypeVar
 
 from producer.schemes import ClientKey, Encoding, Rows, Scores, client_scheme
-from shared.errors import BlindscoreError
+from shared.errors import BlindscoreError, CiphertextError
 
 T = TypeVar("T")
 
@@ -28,16 +31,9 @@ class KeyPool:
 
     def __init__(self, scheme: str, secret: bytes, *, processes: int) -> None:
         self.processes = processes
-        self._executor: Executor
-        if processes > 0:
-            self._executor = ProcessPoolExecutor(
-                processes,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_start_process,
-                initargs=(scheme, secret),
-            )
-        else:
-            self._executor = ThreadPoolExecutor(1)
+        self._secret = (scheme, secret)
+        self._executor = self._start(processes)
+        self._quarantine = asyncio.Lock()
         self._local = None if processes else client_scheme(scheme).load(secret)
 
     def __repr__(self) -> str:
@@ -53,28 +49,72 @@ class KeyPool:
         """A block of rows as one request body. Raises `DatasetError`."""
         if self._local is not None:
             return await self._run(_encrypt_with, self._local, rows, encoding)
-        return await self._run(_encrypt, rows, encoding)
-
-    async def decrypt(self, body: bytes, *, rows: int) -> Scores:
-        """The scores in one response body. Raises `CiphertextError`, `MalformedRequest`."""
-        if self._local is not None:
-            return await self._run(_decrypt_with, self._local, body, rows)
-        return await self._run(_decrypt, body, rows)
-
-    async def _run(self, function: Callable[..., T], *args: object) -> T:
-        loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._executor, function, *args)
+            return await self._run(_encrypt, rows, encoding)
         except BrokenProcessPool as error:
             raise BlindscoreError(
                 "an encryption process died", remedy="is there enough memory? try --processes 1"
             ) from error
 
+    async def decrypt(self, body: bytes, *, rows: int) -> Scores:
+        """The scores in one response body. Raises `CiphertextError`, `MalformedRequest`.
+
+        Bytes that end the process which decrypts them are a `CiphertextError` too.
+        """
+        if self._local is not None:
+            return await self._run(_decrypt_with, self._local, body, rows)
+        try:
+            return await self._run(_decrypt, body, rows)
+        except BrokenProcessPool:
+            return await self._decrypt_alone(body, rows)
+
+    async def _decrypt_alone(self, body: bytes, rows: int) -> Scores:
+        """Once more, in a process of its own: it may have been another body that broke the pool."""
+        async with self._quarantine:
+            executor = self._start(1)
+            try:
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(executor, _decrypt, body, rows)
+            except BrokenProcessPool as error:
+                raise CiphertextError("the process that decrypted it died of it") from error
+            finally:
+                await asyncio.to_thread(executor.shutdown)
+
+    async def _run(self, function: Callable[..., T], *args: object) -> T:
+        """Raises `BrokenProcessPool`; the next call finds a new pool."""
+        executor = self._executor
+        try:
+            return await asyncio.get_running_loop().run_in_executor(executor, function, *args)
+        except BrokenProcessPool:
+            if self._executor is executor:
+                self._executor = self._start(self.processes)
+            raise
+
+    def _start(self, processes: int) -> Executor:
+        """Cheap: processes are started when there is work for them."""
+        if processes == 0:
+            return ThreadPoolExecutor(1)
+        return ProcessPoolExecutor(
+            processes,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_process,
+            initargs=self._secret,
+        )
+
 
 def _start_process(scheme: str, secret: bytes) -> None:
     global _key  # noqa: PLW0603 - one key a process, set once
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _key = client_scheme(scheme).load(secret)
+
+
+def _end_with_parent() -> None:
+    """A killed parent tells its pool nothing, and processes with the secret would stay behind."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _own_key() -> ClientKey:

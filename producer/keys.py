@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 import platformdirs
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import AwareDatetime, BaseModel, ConfigDict, SecretStr, ValidationError
 
 from producer.schemes import ClientKey, client_scheme
@@ -22,6 +24,11 @@ from shared.errors import SecretKeyError
 from shared.messages import SchemeName, utc_now
 
 SUFFIX = ".key"
+
+SIGNING = "manifest"
+CANARIES = "canaries"
+ROWS = "rows"
+"""What keys derived from a secret are for, see `KeyFile.derive`."""
 
 
 def default_home() -> Path:
@@ -54,6 +61,15 @@ class KeyFile(BaseModel):
             return base64.b64decode(self.secret.get_secret_value(), validate=True)
         except ValueError as error:
             raise SecretKeyError(f"key file of {self.key_id} is damaged") from error
+
+    def derive(self, purpose: str) -> bytes:
+        """A 32-byte key of its own for each purpose, which tells nothing of the secret.
+
+        HKDF-SHA256 (RFC 5869) of the exported secret, without salt, with the info string
+        `blindscore v1 PURPOSE`. The same on every machine that has the key file.
+        """
+        info = f"blindscore v1 {purpose}".encode()
+        return HKDF(SHA256(), length=32, salt=None, info=info).derive(self.secret_bytes())
 
 
 class KeyRing:

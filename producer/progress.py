@@ -34,6 +34,7 @@ class RowProgress:
             disable=not console.is_terminal,
             transient=True,
         )
+        self._title = title
         self._task = self._progress.add_task(title, total=total)
 
     def __enter__(self) -> Self:
@@ -50,6 +51,11 @@ class RowProgress:
 
     def add(self, rows: int) -> None:
         self._progress.advance(self._task, rows)
+
+    def waiting(self, depth: int | None) -> None:
+        """Say that a queue of `depth` jobs has to drain first; None: go on."""
+        note = "" if depth is None else f", waiting: {depth:,} jobs in the queue"
+        self._progress.update(self._task, description=self._title + note)
 
     def set(self, rows: int, *, total: int | None) -> None:
         self._progress.update(self._task, completed=rows, total=total)

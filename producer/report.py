@@ -1,59 +1,26 @@
 """What a run came to: accuracy, agreement with the plaintext model, throughput and latency.
 
-Scores are read back job by job and in row order, so a report over a million rows takes the memory
-of one block. Latencies come from the result blobs' metadata.
+Latencies come from the result blobs' metadata.
 """
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from datetime import timedelta
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel
 
-from producer.collect import Collected
-from producer.schemes import Rows, Scores
-from shared.errors import RunError
+from producer.results import Collected
+from producer.tally import Agreement, Confusion, Tally
 from shared.messages import JobEntry
-from shared.predictions import predict
 
 PERCENTILES = (50, 95, 99, 100)
-Labels = npt.NDArray[np.generic]
-
-
-class PlaintextModel(Protocol):
-    """A model in the clear, to compare encrypted scores with."""
-
-    @property
-    def fingerprint(self) -> str: ...
-    @property
-    def link(self) -> str: ...
-    @property
-    def labels(self) -> tuple[str, ...]: ...
-    def scores(self, rows: Rows) -> Scores: ...
-
-
-class DataBlock(Protocol):
-    """A block of the data set that was scored."""
-
-    @property
-    def first_row(self) -> int: ...
-    @property
-    def rows(self) -> Rows: ...
-    @property
-    def labels(self) -> Labels | None: ...
+MAX_NAMED = 5
 
 
 class Failure(BaseModel):
-    """Rows that have no score, and why."""
+    """A job's rows that have no score, and why."""
 
     job: str
     first_row: int
@@ -62,21 +29,16 @@ class Failure(BaseModel):
     reason: str
 
 
-class Agreement(BaseModel):
-    """Encrypted against plaintext scores."""
+class Gap(BaseModel):
+    """Consecutive rows of which nothing is known yet."""
 
+    first_row: int
     rows: int
-    mismatches: int
-    """Rows whose prediction differs."""
-    max_error: float
-    """Largest |encrypted − plaintext| score."""
+    first_job: str
+    last_job: str
 
-
-class Confusion(BaseModel):
-    """`counts[a][p]` rows of actual label a were predicted p."""
-
-    labels: list[str]
-    counts: list[list[int]]
+    def __str__(self) -> str:
+        return f"{self.first_row}-{self.first_row + self.rows - 1}"
 
 
 class Spread(BaseModel):
@@ -100,7 +62,12 @@ class Report(BaseModel):
     jobs: int
     jobs_scored: int
     failures: list[Failure]
-    missing: list[Failure]
+    failure_codes: dict[str, int]
+    """How many jobs failed for each reason; `canary` and `bad_result` are found here, the others
+    by the workers."""
+    missing: list[Gap]
+    canaries: int
+    """Copies of rows hidden in each job; where a job is scored, they had their rows' scores."""
     accuracy: float | None = None
     confusion: Confusion | None = None
     root_mean_square_error: float | None = None
@@ -123,194 +90,86 @@ class Report(BaseModel):
     def rows_unscored(self) -> int:
         return self.rows - self.rows_scored
 
-
-@dataclass(slots=True)
-class Tally:
-    """What accumulates over the rows."""
-
-    link: str
-    labels: tuple[str, ...]
-    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
-    squared_error: float = 0.0
-    targets: int = 0
-    compared: int = 0
-    mismatches: int = 0
-    max_error: float = 0.0
-
-    def add_labels(self, predictions: Labels, actual: Labels) -> None:
-        if self.link == "identity":
-            difference = predictions.astype(np.float64) - _targets(actual, predictions.shape)
-            self.squared_error += float(np.square(difference).sum())
-            self.targets += difference.size
-        else:
-            self.outcomes.update(zip(map(label_text, actual), map(str, predictions), strict=True))
-
-    def add_plaintext(self, scores: Scores, expected: Scores) -> None:
-        if scores.shape != expected.shape:
-            raise RunError(
-                f"the plaintext model gives {expected.shape[1]} scores a row, "
-                f"the run has {scores.shape[1]}",
-                remedy="is this the model that was scored?",
-            )
-        self.compared += scores.shape[0]
-        self.max_error = max(self.max_error, float(np.abs(scores - expected).max()))
-        if self.link != "identity":
-            ours = predict(scores, self.link, self.labels)
-            theirs = predict(expected, self.link, self.labels)
-            self.mismatches += int((ours != theirs).sum())
-
-    def accuracy(self) -> float | None:
-        total = self.outcomes.total()
-        right = sum(count for (actual, guess), count in self.outcomes.items() if actual == guess)
-        return right / total if total else None
-
-    def confusion(self) -> Confusion | None:
-        if not self.outcomes:
-            return None
-        seen = {label for pair in self.outcomes for label in pair}
-        names = [*self.labels, *sorted(seen - set(self.labels))]
-        return Confusion(
-            labels=names, counts=[[self.outcomes[actual, p] for p in names] for actual in names]
-        )
-
-
-def label_text(label: object) -> str:
-    """A data set's label as models name it: 3, 3.0 and "3" are the same class."""
-    if isinstance(label, float | np.floating) and float(label).is_integer():
-        return str(int(label))
-    return str(label)
-
-
-def write(
-    collected: Collected,
-    folder: Path,
-    *,
-    link: str,
-    labels: tuple[str, ...],
-    blocks: Iterable[DataBlock] | None = None,
-    model: PlaintextModel | None = None,
-) -> Report:
-    """Write predictions.csv and report.json into `folder`; returns the report.
-
-    `blocks` is the data set that was scored, block by block as it was submitted: with its labels
-    there is an accuracy, with `model` an agreement. Raises `RunError`.
-    """
-    tally = Tally(link, labels)
-    with ExitStack() as stack:
-        data = iter(blocks) if blocks is not None else None
-        unfinished = folder / "predictions.csv.unfinished"
-        table = csv.writer(stack.enter_context(unfinished.open("w", newline="")))
-        header_written = False
-        for entry, block in _in_order(collected.manifest.jobs, data):
-            result = collected.results.get(entry.job)
-            if result is None:
-                continue
-            scores = result.scores()
-            predictions = predict(scores, link, labels)
-            actual = block.labels if block is not None else None
-            if not header_written:
-                table.writerow(_header(scores.shape[1], with_labels=actual is not None))
-                header_written = True
-            table.writerows(_lines(entry.first_row, scores, predictions, actual))
-            if actual is not None:
-                tally.add_labels(predictions, actual)
-            if model is not None and block is not None:
-                tally.add_plaintext(scores, model.scores(block.rows))
-    unfinished.replace(folder / "predictions.csv")
-    report = summarise(collected, tally)
-    (folder / "report.json").write_text(report.model_dump_json(indent=1) + "\n")
-    return report
+    @property
+    def unscored(self) -> str:
+        """The rows that have no score, in one line."""
+        ranges = [str(gap) for gap in self.missing[:MAX_NAMED]]
+        if len(self.missing) > MAX_NAMED:
+            ranges.append(f"{len(self.missing) - MAX_NAMED} more ranges")
+        missing = [f"no result yet: rows {', '.join(ranges)}"] if ranges else []
+        failed = [f"{code}: {count} jobs" for code, count in self.failure_codes.items()]
+        return "; ".join(missing + failed)
 
 
 def summarise(collected: Collected, tally: Tally) -> Report:
     """The report's figures, from what was collected and counted."""
-    infos = [result.info for result in collected.results.values()]
-    entries = {entry.job: entry for entry in collected.manifest.jobs}
+    manifest, results = collected.manifest, list(collected.results.values())
     wall_s = (
-        (max(i.scored_at for i in infos) - min(i.enqueued_at for i in infos)).total_seconds()
-        if infos
-        else 0.0
+        max(r.scored_s for r in results) - min(r.enqueued_s for r in results) if results else 0.0
     )
+    failures = list(_failures(collected))
+    scored = sum(entry.rows for entry in manifest.jobs if entry.job in collected.results)
     return Report(
-        run=collected.manifest.run,
-        scheme=collected.manifest.scheme,
-        key_id=collected.manifest.key_id,
-        model=infos[0].model if infos else "",
-        rows=collected.manifest.rows,
-        rows_scored=collected.rows_scored,
-        jobs=len(entries),
-        jobs_scored=len(infos),
-        failures=[
-            _failure(entries[job], record.code, record.reason)
-            for job, record in sorted(collected.failures.items())
-            if job in entries and job not in collected.results
-        ],
-        missing=[_failure(entries[job], "missing", "no result yet") for job in collected.missing],
+        run=manifest.run,
+        scheme=manifest.scheme,
+        key_id=manifest.key_id,
+        model=collected.model or "",
+        rows=manifest.rows,
+        rows_scored=scored,
+        jobs=len(manifest.jobs),
+        jobs_scored=len(results),
+        failures=failures,
+        failure_codes=dict(sorted(Counter(failure.code for failure in failures).items())),
+        missing=gaps(collected.missing),
+        canaries=manifest.canaries,
         accuracy=tally.accuracy(),
         confusion=tally.confusion(),
-        root_mean_square_error=(
-            float(np.sqrt(tally.squared_error / tally.targets)) if tally.targets else None
-        ),
-        agreement=(
-            Agreement(rows=tally.compared, mismatches=tally.mismatches, max_error=tally.max_error)
-            if tally.compared
-            else None
-        ),
+        root_mean_square_error=tally.root_mean_square_error(),
+        agreement=tally.agreement(),
         wall_s=wall_s,
-        rows_per_s=collected.rows_scored / wall_s if wall_s > 0 else 0.0,
-        waiting_ms=_spread([_ms(i.received_at - i.enqueued_at) for i in infos]),
-        scoring_ms=_spread([float(i.score_ms) for i in infos]),
-        latency_ms=_spread([_ms(i.scored_at - i.enqueued_at) for i in infos]),
-        bytes_down=sum(result.bytes_down for result in collected.results.values()),
-        retried_jobs=sum(1 for i in infos if i.attempts > 1 or i.deliveries > 1),
-        workers=len({i.worker for i in infos}),
+        rows_per_s=scored / wall_s if wall_s > 0 else 0.0,
+        waiting_ms=_spread_ms([r.received_s - r.enqueued_s for r in results]),
+        scoring_ms=_spread_ms([r.score_ms / 1000 for r in results]),
+        latency_ms=_spread_ms([r.scored_s - r.enqueued_s for r in results]),
+        bytes_down=sum(r.bytes_down for r in results),
+        retried_jobs=sum(1 for r in results if r.tries > 1),
+        workers=len({r.worker for r in results}),
     )
 
 
-def _in_order(
-    jobs: Sequence[JobEntry], blocks: Iterator[DataBlock] | None
-) -> Iterator[tuple[JobEntry, DataBlock | None]]:
-    for entry in jobs:
-        block = next(blocks, None) if blocks is not None else None
-        if blocks is not None and (
-            block is None or (block.first_row, len(block.rows)) != (entry.first_row, entry.rows)
-        ):
-            raise RunError(
-                f"the data set does not match the run at row {entry.first_row}",
-                remedy="has it changed since it was produced? collect without it: --no-dataset",
+def gaps(entries: Sequence[JobEntry]) -> list[Gap]:
+    """Jobs in the order of their rows, as few ranges as possible."""
+    found: list[Gap] = []
+    for entry in entries:
+        if found and found[-1].first_row + found[-1].rows == entry.first_row:
+            found[-1].rows += entry.rows
+            found[-1].last_job = entry.job
+        else:
+            found.append(
+                Gap(
+                    first_row=entry.first_row,
+                    rows=entry.rows,
+                    first_job=entry.job,
+                    last_job=entry.job,
+                )
             )
-        yield entry, block
+    return found
 
 
-def _header(classes: int, *, with_labels: bool) -> list[str]:
-    names = ["row", *(["label"] if with_labels else []), "prediction"]
-    return names + [f"score_{k}" for k in range(classes)]
+def _failures(collected: Collected) -> Iterator[Failure]:
+    for entry in collected.manifest.jobs:
+        if (fault := collected.fault(entry.job)) is not None:
+            yield Failure(
+                job=entry.job,
+                first_row=entry.first_row,
+                rows=entry.rows,
+                code=fault.code,
+                reason=fault.reason,
+            )
 
 
-def _lines(
-    first_row: int, scores: Scores, predictions: Labels, actual: Labels | None
-) -> Iterator[list[object]]:
-    for index, (row, prediction) in enumerate(zip(scores, predictions, strict=True)):
-        label = [label_text(actual[index])] if actual is not None else []
-        yield [first_row + index, *label, prediction, *(f"{score:.9g}" for score in row)]
-
-
-def _failure(entry: JobEntry, code: str, reason: str) -> Failure:
-    return Failure(
-        job=entry.job, first_row=entry.first_row, rows=entry.rows, code=code, reason=reason
-    )
-
-
-def _spread(values: list[float]) -> Spread | None:
-    if not values:
+def _spread_ms(durations_s: list[float]) -> Spread | None:
+    if not durations_s:
         return None
-    p50, p95, p99, top = (float(v) for v in np.percentile(values, PERCENTILES))
+    p50, p95, p99, top = (1000 * float(v) for v in np.percentile(durations_s, PERCENTILES))
     return Spread(p50=p50, p95=p95, p99=p99, max=top)
-
-
-def _ms(duration: timedelta) -> float:
-    return duration.total_seconds() * 1000
-
-
-def _targets(actual: Labels, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    return actual.astype(np.float64).reshape(shape)

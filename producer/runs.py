@@ -1,14 +1,15 @@
 """What the key owner keeps of each run, on its own disk: nothing here goes to the account.
 
 runs/{run}/run.json      which data, which key, which model was offered
-runs/{run}/enqueued      a line per job whose message was sent, so that a resumed run sends
-                         only what is missing
+runs/{run}/encrypted     } how far it has come, see `producer.journal`
+runs/{run}/enqueued      }
+runs/{run}/lock          held while the run is being produced
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +17,14 @@ from pydantic import (
     AwareDatetime,
     BaseModel,
     ConfigDict,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
 )
 
+from producer import disk
+from producer.journal import Journal
 from producer.offer import Offer
 from shared import blobnames
 from shared.blobnames import KeyId, RunId
@@ -38,11 +42,14 @@ class RunRecord(BaseModel):
     scheme: SchemeName
     key_id: KeyId
     container: ContainerName
+    queue: ContainerName
     dataset: dict[str, Any]
     """The data set's own record, see `producer.datasets.reopen`."""
     features: PositiveInt
     input_bound: PositiveFloat
     rows_per_job: PositiveInt
+    """Of the data set; canaries come on top."""
+    canaries: NonNegativeInt = 0
     created_at: AwareDatetime
     offer: Offer | None = None
     """The endpoint's model at the time, when an endpoint was named."""
@@ -61,7 +68,8 @@ class RunFolder:
         """Write the record of a new run. Raises `RunError`."""
         try:
             self.path.mkdir(parents=True, mode=0o700)
-            (self.path / "run.json").write_text(record.model_dump_json(indent=1) + "\n")
+            with disk.whole(self.path / "run.json") as file:
+                file.write(f"{record.model_dump_json(indent=1)}\n".encode())
         except OSError as error:
             raise RunError(f"can't write {self.path}: {error.strerror}") from error
 
@@ -81,18 +89,17 @@ class RunFolder:
         except (OSError, ValidationError) as error:
             raise RunError(f"{file} is not a run record") from error
 
-    def enqueued(self) -> set[str]:
-        """Jobs whose message was sent."""
-        log = self.path / "enqueued"
-        return set(log.read_text().split()) if log.exists() else set()
-
-    def mark_enqueued(self, job: str) -> None:
-        """Remember that a job's message was sent; survives a kill right after."""
-        descriptor = os.open(self.path / "enqueued", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            os.write(descriptor, f"{job}\n".encode())
-        finally:
-            os.close(descriptor)
+    @contextmanager
+    def journal(self) -> Iterator[Journal]:
+        """How far the run has come; for one process at a time. Raises `RunError`."""
+        busy = RunError(
+            f"run {self.run} is being produced by another process",
+            remedy="wait until that has ended, then resume",
+        )
+        with disk.held(self.path / "lock", busy):
+            journal = Journal(self.path)
+            journal.load()
+            yield journal
 
 
 def known_runs(home: Path) -> Iterator[RunRecord]:

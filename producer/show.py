@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rich.console import Console, Group, RenderableType
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from producer.report import Confusion, Report, Spread
+from producer.report import Failure, Gap, Report, Spread
+from producer.tally import Confusion
 
 MAX_CONFUSION_LABELS = 20
 MAX_LISTED = 10
@@ -25,15 +27,20 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         yield _confusion(report.confusion)
     if report.latency_ms is not None:
         yield _latency(report)
-    for failure in (report.failures + report.missing)[:MAX_LISTED]:
-        last = failure.first_row + failure.rows - 1
-        yield (
-            f"[red]rows {failure.first_row}-{last}[/] (job {failure.job}): "
-            f"{failure.code}: {failure.reason}"
-        )
-    hidden = len(report.failures) + len(report.missing) - MAX_LISTED
-    if hidden > 0:
-        yield f"[red]and {hidden} more jobs, see report.json[/]"
+    unscored = [*map(_gap, report.missing), *map(_failure, report.failures)]
+    yield from unscored[:MAX_LISTED]
+    if len(unscored) > MAX_LISTED:
+        yield f"[red]and {len(unscored) - MAX_LISTED:,} more, see report.json[/]"
+
+
+def _gap(gap: Gap) -> str:
+    return f"[red]rows {gap}[/] (jobs {gap.first_job} to {gap.last_job}): no result yet"
+
+
+def _failure(failure: Failure) -> str:
+    last = failure.first_row + failure.rows - 1
+    why = escape(f"{failure.code}: {failure.reason}")  # others wrote it: no markup of theirs
+    return f"[red]rows {failure.first_row}-{last}[/] (job {failure.job}): {why}"
 
 
 def _facts(report: Report) -> Table:
@@ -57,6 +64,10 @@ def _facts(report: Report) -> Table:
         f"{report.rows_per_s:,.1f} rows/s over {report.wall_s:,.1f} s, "
         f"{report.workers} worker{'s' if report.workers != 1 else ''}",
     )
+    if report.canaries:
+        count = report.failure_codes.get("canary", 0)
+        noticed = f"[red]noticed something in {count:,} jobs[/]" if count else "noticed nothing"
+        table.add_row("canaries", f"{report.canaries} a job, {noticed}")
     if report.retried_jobs:
         table.add_row("jobs tried more than once", f"{report.retried_jobs:,}")
     return table

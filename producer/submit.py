@@ -1,27 +1,38 @@
 """From rows to jobs: encrypt block by block, upload, enqueue.
 
 Blocks are streamed: at most `in_flight` are in memory, however large the data set. A job's input
-is uploaded before its message is sent, so a worker never finds a message without its input.
+is uploaded before its message is sent, so a worker never finds a message without its input. What
+is done is written down in the journal, in an order in which a kill at any point costs at most one
+repetition of the step that it hit:
+
+    encrypt · note the encryption · upload · send the message · note that it was sent
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import hmac
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
-from pydantic import ValidationError
+import numpy as np
 
+from producer.backlog import Backlog
+from producer.canaries import Canaries
+from producer.journal import Encryption, Journal
 from producer.keypool import KeyPool
-from producer.runs import RunFolder, RunRecord
+from producer.patience import patiently
+from producer.runs import RunRecord
 from producer.schemes import Encoding, Rows
+from producer.signing import ManifestSigner
 from shared import blobnames
-from shared.errors import BlobExists, RunError
+from shared.errors import BlobExists, BlobNotFound, RunError
 from shared.messages import JobEntry, JobMessage, Manifest, utc_now
-from shared.ports import BlobStore, JobQueue
+from shared.ports import BlobInfo, BlobStore
 
 
 class Block(Protocol):
@@ -33,79 +44,126 @@ class Block(Protocol):
     def rows(self) -> Rows: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Submission:
     """Everything one run's jobs go through, in order."""
 
     record: RunRecord
-    folder: RunFolder
+    journal: Journal
     content_type: str
     pool: KeyPool
+    signer: ManifestSigner
+    canaries: Canaries
+    tag_key: bytes
+    """Under which rows are told from others, see `rows_tag`."""
     store: BlobStore
-    queue: JobQueue
+    backlog: Backlog
     in_flight: int
-    on_job: Callable[[JobEntry], None]
+    on_job: Callable[[JobEntry], None] = lambda _: None
 
     async def start(self) -> None:
-        """Make the run known in the account: from here on it can be collected."""
+        """Make the run known in the account: from here on it can be collected.
+
+        Raises `RunError` for a run that was begun, but that the account doesn't know any more.
+        """
+        if self.journal.jobs:
+            await self._require_still_there()
         await self._write_manifest([], complete=False)
 
     async def run(self, blocks: Iterable[Block]) -> Manifest:
         """Submit every block that isn't submitted yet; returns the complete manifest.
 
-        Raises `DatasetError`, `StorageError`. What was done until then stays and can be resumed.
+        Raises `DatasetError`, `StorageError`, and `RunError` when these aren't the blocks that
+        the run was begun with. What was done until then stays and can be resumed.
         """
-        uploaded = {entry.job: entry async for entry in self._uploaded()}
-        enqueued = self.folder.enqueued()
         entries: list[JobEntry] = []
         slots = asyncio.Semaphore(self.in_flight)
 
-        async def submit(index: int, block: Block) -> None:
+        async def submit(job: str, block: Block) -> None:
             try:
-                job = blobnames.job_id(index)
-                entry = uploaded.get(job) or await self._upload(job, block)
-                if job not in enqueued:
-                    await self._enqueue(entry)
-                entries.append(entry)
-                self.on_job(entry)
+                entry = await self._submit(job, block)
             finally:
                 slots.release()
+            entries.append(entry)
+            self.on_job(entry)
 
-        iterator = enumerate(blocks)
+        iterator = iter(blocks)
+        count = 0
         try:
             async with asyncio.TaskGroup() as tasks:
-                while (item := await asyncio.to_thread(next, iterator, None)) is not None:
+                while True:
                     await slots.acquire()
-                    tasks.create_task(submit(*item))
+                    block = await asyncio.to_thread(next, iterator, None)
+                    if block is None:
+                        break
+                    tasks.create_task(submit(blobnames.job_id(count), block))
+                    del block
+                    count += 1
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from group
-        entries.sort(key=lambda entry: entry.job)
+        if count < self.journal.jobs:
+            raise self._changed(f"ends after {count} blocks, there were {self.journal.jobs}")
+        entries.sort(key=lambda entry: entry.first_row)
         return await self._write_manifest(entries, complete=True)
 
-    async def _upload(self, job: str, block: Block) -> JobEntry:
-        encoding = Encoding(self.record.container, self.record.features, self.record.input_bound)
-        body = await self.pool.encrypt(block.rows, encoding)
+    async def _submit(self, job: str, block: Block) -> JobEntry:
+        tag = await asyncio.to_thread(rows_tag, self.tag_key, block.rows)
+        earlier = self.journal.encryptions(job)
+        if earlier and earlier[-1].tag != tag:
+            raise self._changed(f"has other rows from row {block.first_row} on")
+        if self.journal.is_enqueued(job):
+            return earlier[-1].entry
+        entry = await self._find_upload(job) if earlier else None
+        entry = entry or await self._upload(job, block, tag)
+        await self._enqueue(entry)
+        return entry
+
+    async def _upload(self, job: str, block: Block, tag: str) -> JobEntry:
+        body = await self._encrypt(job, block)
         digest = await asyncio.to_thread(lambda: hashlib.sha256(body).hexdigest())
         entry = JobEntry(
             job=job, first_row=block.first_row, rows=block.rows.shape[0], sha256=digest
         )
+        self.journal.add_encryption(Encryption(entry, tag))
+        create = partial(
+            self.store.create,
+            blobnames.input_blob(self.record.run, job),
+            body,
+            content_type=self.content_type,
+            metadata={"sha256": digest},
+        )
         try:
-            await self.store.create(
-                blobnames.input_blob(self.record.run, job),
-                body,
-                content_type=self.content_type,
-                metadata={
-                    "first_row": str(entry.first_row),
-                    "rows": str(entry.rows),
-                    "sha256": entry.sha256,
-                },
-            )
-        except BlobExists as error:
-            raise RunError(
-                f"job {job} of run {self.record.run} is already there",
-                remedy="is the same run being submitted twice at once?",
-            ) from error
+            await patiently(create)
+        except BlobExists:  # an upload of ours whose answer was lost, or a stranger's
+            return await self._find_upload(job) or entry
         return entry
+
+    async def _encrypt(self, job: str, block: Block) -> bytes:
+        bound = self.record.input_bound
+        rows = await asyncio.to_thread(self.canaries.hide, block.rows, job=job, input_bound=bound)
+        encoding = Encoding(self.record.container, self.record.features, bound)
+        return await self.pool.encrypt(rows, encoding)
+
+    async def _find_upload(self, job: str) -> JobEntry | None:
+        """The encryption that is the job's input blob, or None without a blob.
+
+        Raises `RunError` for a blob that isn't of our making.
+        """
+        name = blobnames.input_blob(self.record.run, job)
+        try:
+            blob: BlobInfo = await patiently(lambda: self.store.stat(name))
+        except BlobNotFound:
+            return None
+        encryptions = self.journal.encryptions(job)
+        for encryption in encryptions:
+            if encryption.entry.sha256 == blob.metadata.get("sha256"):
+                if encryption is not encryptions[-1]:
+                    self.journal.add_encryption(encryption)  # the last one is to be what counts
+                return encryption.entry
+        raise RunError(
+            f"there is a blob {name} that this machine did not upload",
+            remedy="find out who else writes to the account, clean the run, and produce it again",
+        )
 
     async def _enqueue(self, entry: JobEntry) -> None:
         message = JobMessage(
@@ -116,21 +174,23 @@ class Submission:
             container=self.record.container,
             input=blobnames.input_blob(self.record.run, entry.job),
             output=blobnames.output_blob(self.record.run, entry.job),
-            rows=entry.rows,
+            rows=entry.rows + self.canaries.hidden,
             sha256=entry.sha256,
             enqueued_at=utc_now(),
             traceparent=f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01",
         )
-        await self.queue.send(message.encode())
-        self.folder.mark_enqueued(entry.job)
+        await self.backlog.send(message.encode())
+        self.journal.add_enqueued(entry.job)
 
-    async def _uploaded(self) -> AsyncIterator[JobEntry]:
-        async for blob in self.store.list(blobnames.inputs(self.record.run)):
-            fields = {"job": blobnames.job_of(blob.name), **blob.metadata}
-            try:
-                yield JobEntry.model_validate_strings(fields)
-            except ValidationError as error:
-                raise RunError(f"input blob {blob.name} has unusable metadata") from error
+    async def _require_still_there(self) -> None:
+        name = blobnames.manifest(self.record.run)
+        try:
+            await patiently(lambda: self.store.stat(name))
+        except BlobNotFound as error:
+            raise RunError(
+                f"run {self.record.run} was begun, but is not in the account: was it cleaned?",
+                remedy="check --account and --container; or produce the data set again",
+            ) from error
 
     async def _write_manifest(self, entries: list[JobEntry], *, complete: bool) -> Manifest:
         manifest = Manifest(
@@ -141,11 +201,19 @@ class Submission:
             rows=sum(entry.rows for entry in entries),
             created_at=self.record.created_at,
             complete=complete,
+            canaries=self.canaries.copies,
             jobs=tuple(entries),
         )
-        await self.store.replace(
-            blobnames.manifest(self.record.run),
-            manifest.encode(),
-            content_type="application/json",
-        )
+        await patiently(lambda: self.signer.write(self.store, manifest))
         return manifest
+
+    def _changed(self, how: str) -> RunError:
+        return RunError(
+            f"the data set of run {self.record.run} has changed since it was begun: it {how}",
+            remedy="put the old one back to resume, or produce the new one as a run of its own",
+        )
+
+
+def rows_tag(key: bytes, rows: Rows) -> str:
+    """Tells a block's rows from others: HMAC-SHA256, so that without the key it tells no more."""
+    return hmac.digest(key, np.ascontiguousarray(rows).data, "sha256").hex()[:32]

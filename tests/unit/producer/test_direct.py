@@ -15,7 +15,6 @@ from tenseal import sealapi
 
 from producer.schemes import Encoding, client_scheme
 from producer.schemes.direct import SCHEME, DirectKey, quantise_rows
-from score.linear import LinearModel
 from score.schemes.direct import DirectEvaluator
 from shared import bfv, blobnames, container, direct_scale, seal
 from shared.container import CONTENT_TYPE, Header
@@ -28,6 +27,7 @@ from shared.errors import (
     SecretKeyError,
     UsageError,
 )
+from shared.linear import LinearModel
 from shared.params import DIRECT_PRESETS, check_security
 from tests.direct_products import frames, request, respond
 

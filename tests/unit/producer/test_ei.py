@@ -20,7 +20,6 @@ import pytest
 import producer.schemes.ei as module
 from producer.schemes import Encoding, client_scheme
 from producer.schemes.ei import REFERENCE, SCHEME, EiKey, NativeClient
-from score.linear import LinearModel
 from score.schemes.ei.native import NativeEvaluator
 from shared import blobnames, ei, einative
 from shared.errors import (
@@ -30,6 +29,7 @@ from shared.errors import (
     MalformedRequest,
     SecretKeyError,
 )
+from shared.linear import LinearModel
 
 FEATURES = 5
 MODEL = LinearModel(np.array([[1.0, -2.0, 3.0, 0.5, 0.0]]), np.array([0.25]))
