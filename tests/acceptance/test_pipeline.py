@@ -15,8 +15,9 @@ from tests.commands import MNIST, MNIST_EXPECTED, refuse, succeed
 
 
 def run_through(stack: Stack, out: Path, *data: str, collect: tuple[str, ...] = ()) -> Report:
-    """Produce and collect one run under a new key; returns its report."""
-    succeed("keygen", environment=stack.environment)
+    """Produce and collect one run under new keys; returns its report."""
+    scheme = data[data.index("--scheme") :][:2] if "--scheme" in data else ()
+    succeed("keygen", *scheme, environment=stack.environment)
     run = succeed("produce", *data, environment=stack.environment)
     succeed("collect", run, "--out", str(out), *collect, environment=stack.environment)
     return Report.model_validate_json((out / "report.json").read_bytes())
@@ -38,7 +39,7 @@ def test_fifty_mnist_images_get_the_plaintext_predictions(
     report = run_through(
         mnist_stack,
         tmp_path,
-        *("--dataset", "mnist", "--data-dir", str(MNIST), "--limit", "50"),
+        *("--dataset", "mnist", "--data-dir", str(MNIST), "--limit", "50", "--scheme", "ei"),
         collect=("--model", str(MNIST.parent / "sklearn_mnist_model.pkl"), *mnist_consent),
     )
     with np.load(MNIST_EXPECTED) as expected:
@@ -54,11 +55,37 @@ def test_fifty_mnist_images_get_the_plaintext_predictions(
     assert sum(map(sum, report.confusion.counts)) == 50
 
 
-def test_digits_agree_with_the_plaintext_model(
-    digits_stack: Stack, digits_model: Path, tmp_path: Path
+def test_the_whole_mnist_test_set_in_packed(
+    mnist_stack: Stack, mnist_consent: tuple[str, str], tmp_path: Path
 ) -> None:
     report = run_through(
-        digits_stack, tmp_path, "--limit", "40", collect=("--model", str(digits_model))
+        mnist_stack,
+        tmp_path,
+        *("--dataset", "mnist", "--data-dir", str(MNIST)),
+        collect=("--model", str(MNIST.parent / "sklearn_mnist_model.pkl"), *mnist_consent),
+    )
+    with np.load(MNIST_EXPECTED) as expected:
+        plaintext, labels = expected["scores"], expected["labels"]
+    predictions, scores = read_scores(tmp_path)
+    assert report.scheme == "packed"
+    assert predictions == [str(k) for k in plaintext.argmax(axis=1)]
+    assert np.abs(scores - plaintext).max() < 2e-4
+    assert report.accuracy == 0.9193
+    assert report.confusion is not None
+    counts = np.zeros((10, 10), dtype=int)
+    np.add.at(counts, (labels, plaintext.argmax(axis=1)), 1)
+    assert report.confusion.counts == counts.tolist()
+
+
+@pytest.mark.parametrize("scheme", ["ei", "direct", "packed"])
+def test_digits_agree_with_the_plaintext_model(
+    digits_stack: Stack, digits_model: Path, tmp_path: Path, scheme: str
+) -> None:
+    report = run_through(
+        digits_stack,
+        tmp_path,
+        *("--limit", "40", "--scheme", scheme),
+        collect=("--model", str(digits_model)),
     )
     assert report.agreement is not None
     assert (report.agreement.rows, report.agreement.mismatches) == (40, 0)

@@ -1,6 +1,6 @@
 """`make bench`: every benchmark in a process of its own, figures in build/bench.json.
 
-    python -m tests.bench [ei] [direct] [packed] [crossing] [http] [pipeline]
+    python -m tests.bench [ei] [direct] [packed] [crossing] [http] [pipeline] [growth]
 
 Ratios come from one run of one benchmark; times of different runs don't compare.
 """
@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("ei", "direct", "packed", "crossing", "http", "pipeline")
+NAMES = ("ei", "direct", "packed", "crossing", "http", "pipeline", "growth")
 OUTPUT = Path("build/bench.json")
 _CHILD = (
     "import importlib, json, sys; "

@@ -70,8 +70,7 @@ class Run:
     report: Report
     bytes_up: int
     usage: dict[str, Usage]
-
-    ideal_s: float
+    ideal_s: float = 0.0
     """Encryption and evaluation alone, spread over the cores without a gap."""
 
 
@@ -136,46 +135,42 @@ def kernel_cpu_s(model: LinearModel, images: np.ndarray) -> float:
 
 def ours(scratch: Path, images: np.ndarray, count: int, kernel_s: float) -> Run:
     """`count` images (the test set, repeated) through the pipeline."""
-    folder = scratch / str(count)
-    folder.mkdir()
-    rows = folder / "rows.npy"
+    rows = scratch / f"{count}.npy"
     np.save(rows, np.resize(np.rint(images * 255).astype(np.uint8), (count, images.shape[1])))
-    consent = ("--trust-pickle", _consent())
-    with Stack(folder, MNIST_MODEL, serve_options=consent) as stack, _environment(stack):
+    done = through(scratch / str(count), rows, MNIST_MODEL, scale=255.0, consent=_consent())
+    done.ideal_s = count * kernel_s / (os.cpu_count() or 1)
+    return done
+
+
+def through(folder: Path, rows: Path, model: Path, *, scale: float, consent: str = "") -> Run:
+    """A file of rows, of values up to `scale`, through the pipeline in scheme `packed`."""
+    options = ("--trust-pickle", consent) if consent else ()
+    with Stack(folder, model, serve_options=options) as stack, _environment(stack):
         home, out = folder / "home", folder / "out"
         _silently(lambda: keygen(scheme="packed", home=home))
         said = StringIO()
         meter = Meter(stack)
-        with meter:
+        with meter, redirect_stdout(said):
             start = time.time()
             producing = threading.Thread(
                 target=lambda: produce(
                     dataset=str(rows),
-                    scale=255.0,
+                    scale=scale,
                     input_bound=1.0,
                     scheme="packed",
                     home=home,
                     endpoint=stack.endpoint,
                 )
             )
-            with redirect_stdout(said):
-                producing.start()
-                while "\n" not in said.getvalue() and producing.is_alive():
-                    time.sleep(SAMPLE_S)
-                name = said.getvalue().split()[0]
-                collect(
-                    name,
-                    out=out,
-                    model=MNIST_MODEL,
-                    trust_pickle=_consent(),
-                    home=home,
-                )
-                producing.join()
-        scored = max(part.stat().st_mtime for part in out.rglob("*.npy"))
+            producing.start()
+            while "\n" not in said.getvalue() and producing.is_alive():
+                time.sleep(SAMPLE_S)
+            name = said.getvalue().split()[0]
+            collect(name, out=out, model=model, trust_pickle=consent, home=home)
+            producing.join()
+        scored = max(part.stat().st_mtime for part in out.rglob("*.scores"))
         report = Report.model_validate_json((out / "report.json").read_bytes())
-        up = _bytes_up(name, stack)
-        ideal_s = count * kernel_s / (os.cpu_count() or 1)
-        return Run(count, scored - start, report, up, meter.usage, ideal_s)
+        return Run(report.rows, scored - start, report, _bytes_up(name, stack), meter.usage)
 
 
 class Meter:

@@ -61,8 +61,9 @@ def test_our_worker_gets_right_answers_from_the_published_score_py(
     }
     np.save(tmp_path / "rows.npy", seeds_server.rows[:2])
     model = seeds_server.model_dir / MODEL_FILE
-    succeed("keygen", environment=environment)
-    run = succeed("produce", "--dataset", str(tmp_path / "rows.npy"), environment=environment)
+    succeed("keygen", "--scheme", "ei", environment=environment)
+    data = ("--dataset", str(tmp_path / "rows.npy"), "--scheme", "ei")
+    run = succeed("produce", *data, environment=environment)
     worker = subprocess.Popen(
         [
             *(sys.executable, "-m", "blindscore", "work", "--lease-s", "6"),
@@ -89,7 +90,10 @@ def test_the_published_client_gets_its_prediction_from_our_score_py(
     seeds_model: SeedsModel, seeds_client: NewSeedsClient, azurite: Azurite
 ) -> None:
     """`score/score.py` in Azure ML's server, keys cached between its calls."""
-    environment = {"BLINDSCORE_CONNECTION_STRING": azurite.connection_string}
+    environment = {
+        "BLINDSCORE_CONNECTION_STRING": azurite.connection_string,
+        "BLINDSCORE_TRUST_PICKLE": sha256_of(seeds_model.model_dir / MODEL_FILE),
+    }
     script = ROOT / "score" / "score.py"
     with InferenceServer(
         OURS.python(), script, seeds_model.model_dir, environment=environment

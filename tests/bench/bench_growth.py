@@ -1,0 +1,76 @@
+"""Does it grow linearly? Synthetic rows of 64 features, ten times as many each time.
+
+python -m tests.bench.bench_growth [ROWS ...]
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench.bench_pipeline import Run, Usage, through
+
+ROWS = (10_000, 100_000, 1_000_000)
+FEATURES, CLASSES = 64, 10
+CHUNK = 50_000
+
+
+def run(rows: tuple[int, ...] = ROWS) -> dict[str, float]:
+    """Print the table; returns rows a second by number of rows."""
+    with tempfile.TemporaryDirectory(prefix="blindscore-bench-") as scratch:
+        model = write_model(Path(scratch) / "model.npz")
+        runs = []
+        for count in rows:
+            data = write_rows(Path(scratch) / f"{count}.npy", count)
+            runs.append(through(Path(scratch) / str(count), data, model, scale=1.0))
+            data.unlink()
+    show(runs)
+    return {f"growth.rows_per_s_{done.rows}": done.rows / done.wall_s for done in runs}
+
+
+def write_model(path: Path) -> Path:
+    """Random weights for 10 classes."""
+    rng = np.random.default_rng(0)
+    weights, intercept = rng.normal(size=(CLASSES, FEATURES)), rng.normal(size=CLASSES)
+    np.savez(path, coef=weights, intercept=intercept, labels=np.arange(CLASSES).astype(str))
+    return path
+
+
+def write_rows(path: Path, count: int) -> Path:
+    """Uniform rows, written a piece at a time."""
+    rng = np.random.default_rng(1)
+    rows = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(count, FEATURES))
+    for first in range(0, count, CHUNK):
+        rows[first : first + CHUNK] = rng.random((min(CHUNK, count - first), FEATURES))
+    rows.flush()
+    return path
+
+
+def show(runs: list[Run]) -> None:
+    """Print rows a second and each part's peak memory."""
+    table = Table(title="growth: packed, 64 features, 10 classes", title_justify="left")
+    for heading in ("rows", "wall s", "rows/s", "rows/s while jobs run", "mismatches"):
+        table.add_column(heading, justify="right")
+    parts = sorted({part for done in runs for part in done.usage})
+    for part in parts:
+        table.add_column(f"{part}, peak MiB", justify="right")
+    for done in runs:
+        agreement = done.report.agreement
+        table.add_row(
+            f"{done.rows:,}",
+            f"{done.wall_s:.1f}",
+            f"{done.rows / done.wall_s:,.0f}",
+            f"{done.report.rows_per_s:,.0f}",
+            str(agreement.mismatches) if agreement else "",
+            *(f"{done.usage.get(part, Usage()).peak_mb:,.0f}" for part in parts),
+        )
+    Console(width=160).print(table)
+
+
+if __name__ == "__main__":
+    run(tuple(int(text) for text in sys.argv[1:]) or ROWS)
