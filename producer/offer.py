@@ -44,6 +44,16 @@ class Offer(BaseModel):
             )
 
 
+    def require_input_bound(self, scheme: str, bound: float) -> None:
+        """Raises `UsageError` when inputs up to `bound` could overflow the scheme's scores."""
+        limit = self.schemes[scheme].get("input_bound")
+        if isinstance(limit, int | float) and bound > limit:
+            raise UsageError(
+                f"the data has values up to {bound:g}, {scheme} scores up to {limit:g} here",
+                remedy="scale the data, or choose another scheme",
+            )
+
+
 async def fetch_offer(endpoint: str, *, token: str = "") -> Offer:
     """Ask an endpoint for its model. Raises `EndpointError`."""
     url = f"{endpoint.rstrip('/')}/model"

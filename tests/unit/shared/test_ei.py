@@ -142,7 +142,7 @@ def test_a_damaged_input_is_refused(plain: bytes, damage: str) -> None:
         ei.check_input(DAMAGE[damage](plain), what="ciphertext 0")
 
 
-@pytest.mark.parametrize("damage", DAMAGE.keys() - {"at another level"})
+@pytest.mark.parametrize("damage", sorted(DAMAGE.keys() - {"at another level"}))
 def test_a_damaged_result_is_refused(damage: str) -> None:
     with pytest.raises(CiphertextError, match="result 0"):
         ei.check_result(DAMAGE[damage](result(3)), what="result 0")
