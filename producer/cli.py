@@ -172,6 +172,7 @@ def produce(
         key_file = ring.load(key) if key else ring.newest(_scheme(scheme, source, offer))
         if offer is not None:
             offer.require_scheme(key_file.scheme)
+            offer.require_input_bound(key_file.scheme, input_bound or source.input_bound)
         record = RunRecord(
             run=blobnames.new_run_id(),
             scheme=key_file.scheme,

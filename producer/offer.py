@@ -43,7 +43,6 @@ class Offer(BaseModel):
                 remedy=f"--scheme {' or '.join(ours)}" if ours else "update the endpoint",
             )
 
-
     def require_input_bound(self, scheme: str, bound: float) -> None:
         """Raises `UsageError` when inputs up to `bound` could overflow the scheme's scores."""
         limit = self.schemes[scheme].get("input_bound")
@@ -52,6 +51,11 @@ class Offer(BaseModel):
                 f"the data has values up to {bound:g}, {scheme} scores up to {limit:g} here",
                 remedy="scale the data, or choose another scheme",
             )
+
+    def active_features(self, scheme: str) -> tuple[int, ...] | None:
+        """The features that the model uses, where its owner announces them."""
+        active = self.schemes[scheme].get("active_features")
+        return None if active is None else tuple(map(int, active))
 
 
 async def fetch_offer(endpoint: str, *, token: str = "") -> Offer:

@@ -141,7 +141,9 @@ class Submission:
     async def _encrypt(self, job: str, block: Block) -> bytes:
         bound = self.record.input_bound
         rows = await asyncio.to_thread(self.canaries.hide, block.rows, job=job, input_bound=bound)
-        encoding = Encoding(self.record.container, self.record.features, bound)
+        offer = self.record.offer
+        active = offer.active_features(self.record.scheme) if offer else None
+        encoding = Encoding(self.record.container, self.record.features, bound, active)
         return await self.pool.encrypt(rows, encoding)
 
     async def _find_upload(self, job: str) -> JobEntry | None:

@@ -32,3 +32,9 @@ def test_values_that_could_overflow_a_score_are_refused() -> None:
     OFFER.require_input_bound("direct", 1e6)
     with pytest.raises(UsageError, match="up to 257, ei scores up to 256"):
         OFFER.require_input_bound("ei", 257.0)
+
+
+def test_features_are_left_out_only_where_the_owner_says_so() -> None:
+    announced = OFFER.model_copy(update={"schemes": {"packed": {"active_features": [0, 3]}}})
+    assert announced.active_features("packed") == (0, 3)
+    assert OFFER.active_features("ei") is None
