@@ -65,7 +65,7 @@ def demo(
     Example: `blindscore demo --dataset mnist --data-dir data/mnist --model mnist.skops`
     """
     telemetry.configure("warning")
-    _end_on_sigterm()
+    _unwind_on_signals()
     if model is None and dataset != "digits":
         raise UsageError(f"no model for data set {dataset}", remedy="name one with --model")
     if scheme and scheme not in ROWS_SHOWN:
@@ -110,7 +110,7 @@ def up(
     telemetry.configure("warning")
     served = model or train_digits(folder)
     consent = ("--trust-pickle", trust_pickle) if trust_pickle else ()
-    _end_on_sigterm()
+    _unwind_on_signals()
     with Stack(
         folder.resolve(),
         served.resolve(),
@@ -132,13 +132,17 @@ def up(
             console.print("stopping ...")
 
 
-def _end_on_sigterm() -> None:
-    """Let a SIGTERM unwind the program, so that everything started is stopped."""
+def _unwind_on_signals() -> None:
+    """Let SIGTERM and Ctrl-C unwind the program, so that everything started is stopped.
+
+    Ctrl-C too is said explicitly: a shell starts its background jobs deaf to it.
+    """
 
     def end(_signal: int, _frame: object) -> None:
         raise SystemExit(143)
 
     signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _run_through(
