@@ -119,7 +119,7 @@ def _results_folder(target: Path) -> Iterator[None]:
     try:
         (target / "parts").mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise RunError(f"can't write {target}: {error.strerror}") from error
+        raise disk.cannot_write(target, error) from error
     with disk.held(target / "parts" / "lock", busy):
         yield
 

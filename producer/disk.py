@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from shared.errors import BlindscoreError
+from shared.errors import BlindscoreError, RunError
 
 UNFINISHED = ".unfinished"
 
@@ -17,13 +17,17 @@ UNFINISHED = ".unfinished"
 def whole(path: Path) -> Iterator[IO[bytes]]:
     """Write a file that takes its name, and the place of an older one, only once it is complete.
 
-    A process that is killed leaves at most a file named `*.unfinished`, which nobody reads.
+    A process that is killed leaves at most a file named `*.unfinished`, which nobody reads. Raises
+    `RunError` for a disk that doesn't take it.
     """
     unfinished = path.with_name(path.name + UNFINISHED)
     try:
         with unfinished.open("wb") as file:
             yield file
         unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
@@ -35,9 +39,17 @@ def held(path: Path, refusal: BlindscoreError) -> Iterator[None]:
 
     The system lets go of it when its holder ends, however that ends.
     """
-    with path.open("ab") as file:
+    try:
+        file = path.open("ab")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise refusal from error
         yield
+
+
+def cannot_write(path: Path, error: OSError) -> RunError:
+    return RunError(f"can't write {path}: {error.strerror}", remedy="is there room and permission?")

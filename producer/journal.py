@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from producer import disk
 from shared.errors import RunError
 from shared.messages import JobEntry
 
@@ -101,14 +102,14 @@ class _Lines:
 
     def append(self, line: str) -> None:
         """One write, so that a kill right after it loses nothing."""
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        data = f"{line}\n".encode()
         try:
-            if os.write(descriptor, f"{line}\n".encode()) <= len(line):
-                raise RunError(f"can't write {self._path}: the disk is full")
+            with self._path.open("ab", buffering=0) as file:
+                written = file.write(data)
         except OSError as error:
-            raise RunError(f"can't write {self._path}: {error.strerror}") from error
-        finally:
-            os.close(descriptor)
+            raise disk.cannot_write(self._path, error) from error
+        if written != len(data):
+            raise RunError(f"can't write {self._path}: the disk is full")
 
     def _match(self, pattern: re.Pattern[str], line: str) -> re.Match[str]:
         match = pattern.fullmatch(line)

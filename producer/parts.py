@@ -49,7 +49,10 @@ class Parts:
         Raises `RunError` when they are of another run of that name.
         """
         self._folder = folder / "parts" / manifest.run
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise disk.cannot_write(self._folder, error) from error
         self._bind(manifest)
         self._names = dict(self._existing())
 
@@ -95,10 +98,11 @@ class Parts:
             "created_at": manifest.created_at.isoformat(),
             "canaries": manifest.canaries,
         }
+        content = f"{json.dumps(ours, indent=1)}\n".encode()
         if not mark.exists():
             with disk.whole(mark) as file:
-                file.write(f"{json.dumps(ours, indent=1)}\n".encode())
-        elif json.loads(mark.read_bytes()) != ours:
+                file.write(content)
+        elif mark.read_bytes() != content:
             raise RunError(
                 f"{self._folder} holds scores of another run of that name",
                 remedy="choose another folder with --out",

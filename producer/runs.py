@@ -71,7 +71,7 @@ class RunFolder:
             with disk.whole(self.path / "run.json") as file:
                 file.write(f"{record.model_dump_json(indent=1)}\n".encode())
         except OSError as error:
-            raise RunError(f"can't write {self.path}: {error.strerror}") from error
+            raise disk.cannot_write(self.path, error) from error
 
     def exists(self) -> bool:
         return (self.path / "run.json").is_file()

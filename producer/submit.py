@@ -97,7 +97,7 @@ class Submission:
                     if block is None:
                         break
                     tasks.create_task(submit(blobnames.job_id(count), block))
-                    del block
+                    del block  # or it would be kept until there is a next one
                     count += 1
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from group
@@ -111,7 +111,7 @@ class Submission:
         earlier = self.journal.encryptions(job)
         if earlier and earlier[-1].tag != tag:
             raise self._changed(f"has other rows from row {block.first_row} on")
-        if self.journal.is_enqueued(job):
+        if earlier and self.journal.is_enqueued(job):
             return earlier[-1].entry
         entry = await self._find_upload(job) if earlier else None
         entry = entry or await self._upload(job, block, tag)

@@ -10,14 +10,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import quote, unquote
 
 from azure.core import MatchConditions
 from azure.core.async_paging import AsyncPageIterator
-from azure.core.exceptions import HttpResponseError, ResourceExistsError
+from azure.core.exceptions import (
+    HttpResponseError,
+    ResourceExistsError,
+    ServiceResponseError,
+)
 from azure.storage.blob import BlobProperties
-from azure.storage.blob.aio import BlobClient, BlobServiceClient, ContainerClient
+from azure.storage.blob.aio import (
+    BlobClient,
+    BlobServiceClient,
+    ContainerClient,
+    StorageStreamDownloader,
+)
 
 from shared import azure_sdk
 from shared.azure_upload import (
@@ -39,6 +48,7 @@ T = TypeVar("T")
 
 READ_S = 20.0
 
+_STRANGE = "an answer that is not the blob service's"
 _EMPTY = "%"
 _PLAIN = "/:+,=@"
 
@@ -116,7 +126,7 @@ class AzureBlobStore:
         client = self._container.get_blob_client(name)
 
         async def start(_: bool) -> tuple[BlobProperties, bytes]:
-            stream = await client.download_blob()
+            stream = await _download(client)
             return stream.properties, await anext(aiter(stream.chunks()), b"")
 
         properties, first = await self._call(name, start)
@@ -133,7 +143,14 @@ class AzureBlobStore:
     async def stat(self, name: str) -> BlobInfo:
         """See `BlobStore`."""
         client = self._container.get_blob_client(name)
-        return _info(name, await self._call(name, lambda _: client.get_blob_properties()))
+
+        async def once(_: bool) -> BlobProperties:
+            properties = await client.get_blob_properties()
+            if not properties.blob_type:
+                raise ServiceResponseError(_STRANGE)  # else a stranger's page would be a result
+            return properties
+
+        return _info(name, await self._call(name, once))
 
     async def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
         """See `BlobStore`. Blobs that come or go meanwhile may or may not be among them."""
@@ -181,7 +198,8 @@ class AzureBlobStore:
         """The range at `offset`, of the blob as it was when it was opened."""
 
         async def once(_: bool) -> bytes:
-            stream = await client.download_blob(
+            stream = await _download(
+                client,
                 offset=offset,
                 length=BLOCK_BYTES,
                 etag=etag,
@@ -219,6 +237,14 @@ async def open_azure_store(
         max_single_put_size=MAX_SINGLE_BYTES,
     ) as service:
         yield AzureBlobStore(service, settings.container)
+
+
+async def _download(client: BlobClient, **options: Any) -> StorageStreamDownloader[bytes]:
+    try:
+        stream: StorageStreamDownloader[bytes] = await client.download_blob(**options)
+    except ValueError as error:  # what the SDK says of an answer without Content-Range
+        raise ServiceResponseError(_STRANGE) from error
+    return stream
 
 
 def _info(name: str, properties: BlobProperties) -> BlobInfo:

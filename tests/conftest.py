@@ -6,11 +6,18 @@ import secrets
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import structlog
 from pydantic import SecretStr
 
 from deploy.local.azurite import Azurite
 from shared.settings import StorageSettings
 from shared.storage import Storage, ensure_storage, open_storage
+
+
+@pytest.fixture(autouse=True)
+def fresh_logging() -> None:
+    """No test sees the log level that another one chose."""
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,7 @@ _HOP_HEADERS = frozenset({"connection", "keep-alive", "transfer-encoding", "cont
 _PAGE = b"<!doctype html><title>Welcome</title><p>Please sign in to this network."
 _ANSWERS: dict[Kind, tuple[int, bytes, str]] = {
     "busy": (503, b"<Error><Code>ServerBusy</Code><Message>later</Message></Error>", "xml"),
-    "throttled": (429, b"<Error><Code>TooManyRequests</Code></Error>", "xml"),
+    "throttled": (429, b"<Error><Code>ServerBusy</Code><Message>later</Message></Error>", "xml"),
     "failing": (500, b"<Error><Code>InternalError</Code><Message>no</Message></Error>", "xml"),
     "bad gateway": (502, _PAGE, "html"),
     "page": (200, _PAGE, "html"),

@@ -48,9 +48,10 @@ def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 def test_demo_reports_and_stops_everything(tmp_path: Path) -> None:
     shown = succeed("demo", "--limit", "20", "--out", "results", folder=tmp_path)
-    assert "20 of 20" in shown
     assert re.search(r"same prediction as plaintext\s+20 of 20", shown)
-    assert (tmp_path / "results" / "report.json").is_file()
+    for scheme in ("ei", "direct", "packed"):
+        assert re.search(rf"│ {scheme} +│ +20 │", shown)
+        assert (tmp_path / "results" / scheme / "report.json").is_file()
 
 
 def test_ctrl_c_in_the_demo_leaves_nothing_running(tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ async def test_neighbours_of_an_unreadable_message_get_through(line: Line) -> No
     assert seen == {b"%s %d" % (when, n) for when in (b"before", b"after") for n in range(3)}
 
 
-@pytest.mark.parametrize("method", ["POST", "GET", "PUT", "DELETE"])
+@pytest.mark.parametrize("method", ["POST", "GET", "HEAD", "PUT", "DELETE"])
 async def test_a_strange_page_is_no_success(line: Line, method: str) -> None:
     """Something in between answers 200, and nothing has been done."""
     await line.queue.send(b"job")
@@ -205,6 +205,7 @@ async def test_a_strange_page_is_no_success(line: Line, method: str) -> None:
     calls: dict[str, list[Callable[[], Awaitable[object]]]] = {
         "POST": [lambda: line.queue.send(b"job")],
         "GET": [lambda: line.queue.receive(1, lease_s=1), lambda: line.store.open("blob")],
+        "HEAD": [lambda: line.store.stat("blob")],
         "PUT": [
             lambda: line.queue.renew(delivery, lease_s=60),
             lambda: line.queue.release(delivery, delay_s=0),

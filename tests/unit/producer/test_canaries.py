@@ -11,14 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from producer.canaries import Canaries, CanaryError, data_rows
-from producer.schemes import Rows, Scores
+from producer.schemes import Encoding, Rows, Scores, client_scheme
+from score.schemes import ContainerEvaluator
+from score.schemes.direct import DirectEvaluator
+from score.schemes.packed import PackedEvaluator
+from shared import container
 from shared.errors import UsageError
+from shared.linear import LinearModel
+from shared.params import DIRECT_PRESETS, PACKED_PRESETS
 
 KEY = b"k" * 32
 RNG = np.random.default_rng(3)
 WEIGHTS = RNG.normal(size=(10, 20))
 INTERCEPT = RNG.normal(size=10)
 NOISE = 1e-6
+PIXELS = np.rint(RNG.uniform(0, 255, size=(9, 20))) / 255
 
 Scorer = Callable[[Rows], Scores]
 
@@ -70,6 +77,32 @@ def test_an_honest_scorer_is_never_suspected_and_the_data_come_back(
     scores += rng.uniform(-1, 1, size=scores.shape) * 1e-6 * bound
     revealed = canaries.reveal(scores, job="000007")
     assert np.abs(revealed - data @ WEIGHTS.T).max() <= 2e-6 * bound
+
+
+SCHEMES = [("packed", name) for name in PACKED_PRESETS] + [
+    ("direct", name) for name in DIRECT_PRESETS
+]
+
+
+@pytest.mark.parametrize(("scheme", "preset"), SCHEMES)
+@pytest.mark.parametrize("rows", [np.zeros((5, 20)), np.tile(PIXELS[:1], (5, 1)), PIXELS])
+def test_no_schemes_own_error_looks_like_a_cheat(scheme: str, preset: str, rows: Rows) -> None:
+    """One class, and rows all alike, are the hardest: there is little to tell scores apart by."""
+    model = LinearModel(WEIGHTS[:1], INTERCEPT[:1])
+    evaluator: ContainerEvaluator = (
+        PackedEvaluator(model) if scheme == "packed" else DirectEvaluator(model)
+    )
+    key = client_scheme(scheme).generate(preset)
+    canaries = Canaries(KEY, "run-1", 3)
+    body = canaries.hide(rows, job="000000", input_bound=1.0)
+    request = b"".join(key.encrypt(body, Encoding("runs", 20, 1.0)))
+    header, payloads = container.read(request, max_frame_bytes=1 << 20)
+    evaluation = evaluator.begin(header)
+    for payload in payloads:
+        evaluation.add(payload)
+    result = b"".join(container.write(*evaluation.finish()))
+    scores = canaries.reveal(key.decrypt(result, rows=len(body)), job="000000")
+    assert np.abs(scores - model.scores(rows)).max() < 1e-3
 
 
 def test_without_canaries_nothing_changes() -> None:

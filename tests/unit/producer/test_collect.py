@@ -288,12 +288,13 @@ async def test_results_come_in_while_the_run_is_being_produced(tmp_path: Path) -
         short = manifest.jobs[1].model_copy(update={"rows": 3})
         jobs = (manifest.jobs[0], short)
         await world.signer.write(world.store, manifest.model_copy(update={"jobs": jobs, "rows": 7}))
-        collected = await collecting
-    assert set(collected.results) == {"000000"}
-    fault = collected.fault("000001")
-    assert fault is not None
-    assert fault.reason == "4 rows have scores, not 3"
-    assert collected.rows_scored == 4
+        first = await collecting
+    for collected in (first, await world.collect()):
+        assert set(collected.results) == {"000000"}
+        fault = collected.fault("000001")
+        assert fault is not None
+        assert fault.reason == "4 rows have scores, not 3"
+        assert collected.rows_scored == 4
 
 
 # --- failures ---------------------------------------------------------------------------------

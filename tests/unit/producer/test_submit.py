@@ -248,6 +248,15 @@ async def test_a_strangers_blob_is_refused(tmp_path: Path) -> None:
         await world.produce(ROWS)
 
 
+async def test_a_lost_journal_is_told(tmp_path: Path) -> None:
+    """Whose inputs they are can't be known any more."""
+    world = fused(tmp_path)
+    await world.produce(ROWS)
+    (world.folder.path / "encrypted").unlink()
+    with pytest.raises(RunError, match="did not upload"):
+        await world.produce(ROWS)
+
+
 @pytest.mark.parametrize("finished", [False, True])
 async def test_a_data_set_that_changed_is_refused(tmp_path: Path, finished: bool) -> None:
     world = fused(tmp_path, points=0 if finished else 14)
