@@ -53,6 +53,8 @@ RETRY_WINDOW_S = 15.0
 CONNECT_S = 5.0
 
 _PASSING_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+_DAMAGED = "Md5Mismatch"
+"""What arrived is not what was sent."""
 _ERRORS_BY_CODE: dict[str, tuple[type[StorageError], str]] = {
     "QueueNotFound": (QueueNotFound, "check the queue's name, or create it"),
     "ContainerNotFound": (BlobNotFound, "check the container's name, or create it"),
@@ -89,6 +91,7 @@ async def connect(
             "api_version": settings.api_version,
             "transport": AioHttpTransport(session=session, session_owner=False),
             "retry_total": 0,
+            "permit_redirects": False,  # another host would be sent a signature, or the SAS token
             "connection_timeout": CONNECT_S,
             "read_timeout": read_s,
         }
@@ -200,7 +203,7 @@ def _is_passing(error: BaseException) -> bool:
     if isinstance(error, ClientAuthenticationError):
         return False
     code = status(error)
-    return code is None or code in _PASSING_STATUSES
+    return code is None or code in _PASSING_STATUSES or error_code(error) == _DAMAGED
 
 
 def translate(error: BaseException, subject: str) -> StorageError:

@@ -96,7 +96,8 @@ class BlobStore(Protocol):
     ) -> None:
         """Write a blob that must not exist yet, all or nothing. Raises `BlobExists`.
 
-        A stream that raises leaves no blob behind.
+        A stream that raises leaves no blob behind. `metadata` is read when a stream has ended, so
+        that it may tell about it.
         """
         ...
 

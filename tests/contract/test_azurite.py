@@ -74,6 +74,11 @@ def test_it_ends_with_the_program_that_started_it(
         time.sleep(0.05)
 
 
+def test_it_reports_nothing_to_anybody(azurite: Azurite) -> None:
+    assert azurite.pid is not None
+    assert "--disableTelemetry" in psutil.Process(azurite.pid).cmdline()
+
+
 def test_ports_in_use_are_reported(azurite: Azurite) -> None:
     second = Azurite(blob_port=azurite.blob_port, queue_port=azurite.queue_port)
     with pytest.raises(StorageUnavailable, match=f"port {azurite.blob_port} is in use"):

@@ -10,27 +10,18 @@ from dataclasses import dataclass
 import pytest
 
 from deploy.local.azurite import Azurite
-from shared import azure_blob, azure_queue, azure_upload
 from shared.azure_blob import AzureBlobStore
 from shared.azure_queue import AzureJobQueue
 from shared.errors import BlobExists, LeaseLost, StorageError, StorageUnavailable
 from shared.settings import StorageSettings
 from shared.storage import ensure_storage, open_poison_queue, open_queue, open_store
 from tests.contract.conftest import DEADLINE_S, LEASE_S, send_raw
-from tests.faults import Fault, FaultyStorage, Kind, faulty_storage
+from tests.faults import Fault, FaultyStorage, Kind, faulty_storage, give_up_sooner
 
 MIB = 1024 * 1024
 BINARY = "application/octet-stream"
 
 WHEREVER_IT_IS_LOST = pytest.mark.parametrize("lost", ["lost answer", "first byte", "late answer"])
-SHORT_S = 0.5
-
-
-@pytest.fixture
-def short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No answer may be as late as `late answer` is."""
-    for module in (azure_blob, azure_queue, azure_upload):
-        monkeypatch.setattr(module, "CALL_S", SHORT_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +34,11 @@ class Line:
     direct_store: AzureBlobStore
     letters: AzureJobQueue
     settings: StorageSettings
+    monkeypatch: pytest.MonkeyPatch
 
     def fault(self, fault: Fault) -> None:
+        if fault.kind == "late answer":
+            give_up_sooner(self.monkeypatch)
         self.faulty.faults.plan(fault)
 
     @property
@@ -54,7 +48,7 @@ class Line:
 
 @pytest.fixture
 async def line(
-    short_calls: None, azurite: Azurite, storage_settings: StorageSettings
+    azurite: Azurite, storage_settings: StorageSettings, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Line]:
     await ensure_storage(storage_settings)
     async with faulty_storage(azurite) as faulty:
@@ -65,14 +59,15 @@ async def line(
             open_store(storage_settings) as direct_store,
             open_poison_queue(storage_settings) as letters,
         ):
-            yield Line(faulty, queue, store, direct_store, letters, storage_settings)
+            yield Line(faulty, queue, store, direct_store, letters, storage_settings, monkeypatch)
 
 
 @WHEREVER_IT_IS_LOST
 async def test_a_send_may_be_doubled_but_is_not_lost(line: Line, lost: Kind) -> None:
     line.fault(Fault(lost, "POST", "/messages"))
     await line.queue.send(b"job")
-    assert [d.body for d in await line.queue.receive(32, lease_s=60)] == [b"job", b"job"]
+    found = [d.body for d in await line.queue.receive(32, lease_s=60)]
+    assert (set(found), len(found) > 1) == ({b"job"}, True)
 
 
 @WHEREVER_IT_IS_LOST
@@ -81,7 +76,7 @@ async def test_a_delete_that_worked_is_a_success(line: Line, lost: Kind) -> None
     (delivery,) = await line.queue.receive(1, lease_s=60)
     line.fault(Fault(lost, "DELETE"))
     await line.queue.delete(delivery)
-    assert len(line.requests) == 2
+    assert len(line.requests) > 1
     assert await line.queue.depth() == 0
 
 
@@ -145,7 +140,7 @@ async def test_a_blob_delete_that_worked_is_a_success(line: Line, lost: Kind) ->
 
 @pytest.mark.parametrize("kind", ["lost request", "lost answer", "first byte", "cut answer"])
 async def test_a_read_goes_on_where_it_was(line: Line, kind: Kind) -> None:
-    data = b"".join(hashlib.sha256(b"%d" % n).digest() for n in range(300_000))
+    data = b"".join(hashlib.sha256(b"%d" % n).digest() for n in range(400_000))
     await line.direct_store.create("blob", data, content_type=BINARY)
     reader = await line.store.open("blob")
     line.fault(Fault(kind, "GET"))
@@ -217,3 +212,11 @@ async def test_a_strange_page_is_no_success(line: Line, method: str) -> None:
     for call in calls[method]:
         with pytest.raises(StorageError):
             await call()
+
+
+async def test_a_block_that_was_damaged_on_its_way_is_sent_again(line: Line) -> None:
+    data = bytes(range(256)) * (5 * MIB // 256)
+    line.fault(Fault("damaged request", "PUT", "comp=block&", times=2))
+    await line.store.create("x", data, content_type=BINARY)
+    assert line.faulty.faults.pending == []
+    assert await line.direct_store.read("x", limit=len(data)) == data
