@@ -5,7 +5,7 @@ is uploaded before its message is sent, so a worker never finds a message withou
 is done is written down in the journal, in an order in which a kill at any point costs at most one
 repetition of the step that it hit:
 
-    encrypt · note the encryption · upload · send the message · note that it was sent
+    encrypt and upload · note the encryption · make it a blob · send the message · note that
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import asyncio
 import hashlib
 import hmac
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -119,32 +120,47 @@ class Submission:
         return entry
 
     async def _upload(self, job: str, block: Block, tag: str) -> JobEntry:
-        body = await self._encrypt(job, block)
-        digest = await asyncio.to_thread(lambda: hashlib.sha256(body).hexdigest())
-        entry = JobEntry(
-            job=job, first_row=block.first_row, rows=block.rows.shape[0], sha256=digest
-        )
-        self.journal.add_encryption(Encryption(entry, tag))
-        create = partial(
-            self.store.create,
-            blobnames.input_blob(self.record.run, job),
-            body,
-            content_type=self.content_type,
-            metadata={"sha256": digest},
-        )
-        try:
-            await patiently(create)
-        except BlobExists:  # an upload of ours whose answer was lost, or a stranger's
-            return await self._find_upload(job) or entry
-        return entry
+        """Encrypt the block, and upload it meanwhile.
 
-    async def _encrypt(self, job: str, block: Block) -> bytes:
+        What storage fails for long is encrypted anew: no block is kept for that.
+        """
+        try:
+            await patiently(partial(self._try_upload, job, block, tag))
+        except BlobExists:  # an upload of ours whose answer was lost, or a stranger's
+            await self._find_upload(job)
+        return self.journal.encryptions(job)[-1].entry
+
+    async def _try_upload(self, job: str, block: Block, tag: str) -> None:
+        metadata: dict[str, str] = {}
+
+        async def body() -> AsyncGenerator[bytes]:
+            digest = hashlib.sha256()
+            async with aclosing(self._encrypt(job, block)) as pieces:
+                async for piece in pieces:
+                    await asyncio.to_thread(digest.update, piece)
+                    yield piece
+            metadata["sha256"] = digest.hexdigest()
+            entry = JobEntry(
+                job=job,
+                first_row=block.first_row,
+                rows=block.rows.shape[0],
+                sha256=metadata["sha256"],
+            )
+            self.journal.add_encryption(Encryption(entry, tag))
+
+        name = blobnames.input_blob(self.record.run, job)
+        async with aclosing(body()) as pieces:
+            await self.store.create(name, pieces, content_type=self.content_type, metadata=metadata)
+
+    async def _encrypt(self, job: str, block: Block) -> AsyncGenerator[bytes]:
         bound = self.record.input_bound
         rows = await asyncio.to_thread(self.canaries.hide, block.rows, job=job, input_bound=bound)
         offer = self.record.offer
         active = offer.active_features(self.record.scheme) if offer else None
         encoding = Encoding(self.record.container, self.record.features, bound, active)
-        return await self.pool.encrypt(rows, encoding)
+        async with aclosing(self.pool.encrypt(rows, encoding)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def _find_upload(self, job: str) -> JobEntry | None:
         """The encryption that is the job's input blob, or None without a blob.

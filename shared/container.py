@@ -55,14 +55,25 @@ class Frame:
 
 def write(header: Header, payloads: Iterable[bytes]) -> Iterator[bytes]:
     """Serialise a body piece by piece. The number of payloads must be `header.frames`."""
-    pack = msgpack.Packer(use_bin_type=True).pack
-    yield pack([MAGIC, VERSION, header.model_dump(mode="json")])
+    yield write_header(header)
     count = 0
-    for index, payload in enumerate(payloads):
-        yield pack([index, _checksum(index, payload), payload])
-        count = index + 1
+    for count, frame in enumerate(write_frames(payloads), start=1):  # noqa: B007 - counts them
+        yield frame
     if count != header.frames:
         raise ValueError(f"{count} frames written, header says {header.frames}")
+
+
+def write_header(header: Header) -> bytes:
+    """The first piece of a body."""
+    packed: bytes = msgpack.packb([MAGIC, VERSION, header.model_dump(mode="json")])
+    return packed
+
+
+def write_frames(payloads: Iterable[bytes], *, first: int = 0) -> Iterator[bytes]:
+    """The pieces of consecutive frames, the first of which is number `first` of its body."""
+    pack = msgpack.Packer(use_bin_type=True).pack
+    for index, payload in enumerate(payloads, start=first):
+        yield pack([index, _checksum(index, payload), payload])
 
 
 class Reader:

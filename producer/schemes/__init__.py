@@ -5,7 +5,7 @@ A scheme is one small class behind `ClientScheme`; nothing else in the producer 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol, cast
@@ -36,6 +36,8 @@ class Encoding:
     active: tuple[int, ...] | None = None
     """The features that the model uses, in order, where its owner announces them: a scheme may
     leave out the others. None: not announced."""
+    columns: range | None = None
+    """Of a part of a block (see `ClientScheme.split`): the features that its rows have."""
 
 
 class ClientKey(Protocol):
@@ -43,6 +45,11 @@ class ClientKey(Protocol):
 
     scheme: str
     key_id: str
+
+    @property
+    def preset_name(self) -> str:
+        """Of the scheme's parameters; empty where the scheme has no presets."""
+        ...
 
     def evaluation_keys(self) -> bytes:
         """The public key blob, published under `key_id`."""
@@ -68,6 +75,13 @@ class ClientScheme(Protocol):
     content_type: str
     """Of the request bodies that its keys' `encrypt` makes."""
     default_rows_per_job: int
+
+    def split(self, encoding: Encoding) -> Sequence[Encoding]:
+        """Parts in which a block may be encrypted, on any core: their bodies, in order, are its.
+
+        What they raise, the block would. A scheme that works row by row has one part.
+        """
+        ...
 
     def generate(self, preset: str = "") -> ClientKey:
         """A new key, for a preset of the scheme's parameters. Raises `UsageError`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, NoReturn
 
@@ -58,13 +58,19 @@ class DirectKey:
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secret key does not pickle: use export_secret and load")
 
+    @property
+    def preset_name(self) -> str:
+        return self.preset.name
+
     def evaluation_keys(self) -> bytes:
         """The key blob: parameters and a random tag, some 150 bytes."""
         return self._blob
 
     def export_secret(self) -> bytes:
         """The key blob and SEAL's secret key, 33 to 60 KB."""
-        packed: bytes = msgpack.packb([SECRET_MAGIC, 1, self._blob, seal.save(self._secret_key)])
+        packed: bytes = msgpack.packb(
+            [SECRET_MAGIC, 1, self._blob, seal.save(self._secret_key, secret=True)]
+        )
         return packed
 
     def encrypt(self, rows: Rows, encoding: Encoding) -> Iterator[bytes]:
@@ -174,6 +180,10 @@ class DirectScheme:
     default_rows_per_job = 16
     """Of 784 features and 10 classes: some 250 KB of ciphertexts up, 1.8 MB of results down."""
 
+    def split(self, encoding: Encoding) -> Sequence[Encoding]:
+        """One part: the ciphertexts are of rows."""
+        return [encoding]
+
     def generate(self, preset: str = "") -> DirectKey:
         """A new key for a preset of `shared.params.DIRECT_PRESETS`. Raises `UsageError`."""
         preset = preset or DIRECT_DEFAULT
@@ -196,7 +206,11 @@ class DirectScheme:
                     raise SecretKeyError("not a secret of the direct scheme")
             preset = direct.read_key_blob(blob)
             secret_key = seal.load(
-                sealapi.SecretKey(), bfv.ring(preset).context, key_bytes, what="the secret key"
+                sealapi.SecretKey(),
+                bfv.ring(preset).context,
+                key_bytes,
+                what="the secret key",
+                secret=True,
             )
         except (ValueError, EvaluationKeysError, CiphertextError) as error:
             raise SecretKeyError(f"the secret of a direct key is damaged: {error}") from error

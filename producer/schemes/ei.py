@@ -13,7 +13,7 @@ import ctypes
 import json
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -130,6 +130,7 @@ class EiKey:
     """A secret key of the SDK's. Usable from several threads at once."""
 
     scheme = "ei"
+    preset_name = ""
 
     def __init__(self, secret: bytes, *, client: Callable[[bytes], Client] = NativeClient) -> None:
         if len(secret) != SECRET_BYTES:
@@ -209,6 +210,10 @@ class EiScheme:
 
     def __init__(self, client: Callable[[bytes], Client] = NativeClient) -> None:
         self._client = client
+
+    def split(self, encoding: Encoding) -> Sequence[Encoding]:
+        """One part: the ciphertexts are of rows."""
+        return [encoding]
 
     def generate(self, preset: str = "") -> EiKey:
         """A new key, its seed drawn by the SDK's native library. Raises `UsageError`."""

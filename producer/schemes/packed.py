@@ -11,7 +11,10 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
 from typing import Any, NoReturn
 
 import msgpack
@@ -36,6 +39,8 @@ from shared.params import PACKED_DEFAULT, PACKED_PRESETS, PackedPreset
 
 SECRET_MAGIC = "blindscore-packed-secret"  # noqa: S105 - a format's name
 TAG_BYTES = 16
+PART_FEATURES = 128
+"""Features of a block that are encrypted together: 4 MiB of ciphertexts at N = 4096."""
 FEATURES_AT_ONCE = 16
 """Columns are read from the rows in groups, or every value would cost a cache miss."""
 
@@ -60,19 +65,26 @@ class PackedKey:
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secret key does not pickle: use export_secret and load")
 
+    @property
+    def preset_name(self) -> str:
+        return self.preset.name
+
     def evaluation_keys(self) -> bytes:
         """The key blob: parameters and a random tag, some 150 bytes."""
         return self._blob
 
     def export_secret(self) -> bytes:
         """The key blob and SEAL's secret key, some 33 KB."""
-        exported: bytes = msgpack.packb([SECRET_MAGIC, 1, self._blob, seal.save(self._secret_key)])
+        exported: bytes = msgpack.packb(
+            [SECRET_MAGIC, 1, self._blob, seal.save(self._secret_key, secret=True)]
+        )
         return exported
 
     def encrypt(self, rows: Rows, encoding: Encoding) -> Iterator[bytes]:
         """A container: an encryption of zero, then a ciphertext a feature, each as it is made.
 
-        `rows` has shape (rows, `encoding.features`), with at most `preset.ring.degree` rows.
+        `rows` has shape (rows, `encoding.features`), with at most `preset.ring.degree` rows; for a
+        part it has the part's features, and only the first part has what is before them.
         Raises `DatasetError`, before the first piece.
         """
         check_rows(rows, encoding, self.preset)
@@ -89,8 +101,13 @@ class PackedKey:
             key_id=self.key_id,
             frames=1 + len(features),
         )
+        columns = encoding.columns or range(encoding.features)
+        before = bisect_left(features, columns.start)
+        own = features[before : bisect_left(features, columns.stop)]
         scale = math.ldexp(1.0, packed.scale_bits(self.preset, encoding.input_bound))
-        return container.write(header, self._frames(rows, features, scale))
+        ciphertexts = self._ciphertexts(rows, own, columns.start, scale)
+        frames = container.write_frames(ciphertexts, first=1 + before)
+        return frames if columns.start else chain(self._start(header), frames)
 
     def decrypt(self, body: bytes, *, rows: int) -> Scores:
         """Scores of `rows` rows, shape (rows, classes), from a response's container.
@@ -115,14 +132,25 @@ class PackedKey:
             scores[:, k] = coefficients(self._ring, plain)[:rows] * unit
         return scores
 
-    def _frames(self, rows: Rows, features: Sequence[int], scale: float) -> Iterator[bytes]:
-        prime = self.preset.prime
+    def _start(self, header: Header) -> Iterator[bytes]:
+        """The header, and the encryption of zero."""
+        yield container.write_header(header)
         zero, seed = encryption_of_zero(self._ring, self._encryptor)
-        yield packed.write_frame(self.preset, seed, zero)
+        yield from container.write_frames([packed.write_frame(self.preset, seed, zero)])
+
+    def _ciphertexts(
+        self, rows: Rows, features: Sequence[int], offset: int, scale: float
+    ) -> Iterator[bytes]:
+        """One for each of `features`; the first column of `rows` is feature `offset`."""
+        prime = self.preset.prime
         for first in range(0, len(features), FEATURES_AT_ONCE):
             group = features[first : first + FEATURES_AT_ONCE]
             # A slice is far cheaper to read than a list of the same columns.
-            columns = slice(group[0], group[-1] + 1) if isinstance(group, range) else group
+            columns = (
+                slice(group[0] - offset, group[-1] + 1 - offset)
+                if isinstance(group, range)
+                else [feature - offset for feature in group]
+            )
             integers = np.rint(rows.T[columns] * scale).astype(np.int64)
             for values in modulo(integers, prime):
                 zero, seed = encryption_of_zero(self._ring, self._encryptor)
@@ -155,6 +183,12 @@ class PackedScheme:
     content_type = CONTENT_TYPE
     default_rows_per_job = PACKED_PRESETS[PACKED_DEFAULT].ring.degree
 
+    def split(self, encoding: Encoding) -> Sequence[Encoding]:
+        """Parts of `PART_FEATURES` features: no ciphertext depends on those of others."""
+        features = range(encoding.features)
+        starts = range(0, encoding.features, PART_FEATURES)
+        return [replace(encoding, columns=features[start:][:PART_FEATURES]) for start in starts]
+
     def generate(self, preset: str = "") -> PackedKey:
         """A new key for a preset of `shared.params.PACKED_PRESETS`. Raises `UsageError`."""
         preset = preset or PACKED_DEFAULT
@@ -177,7 +211,11 @@ class PackedScheme:
                     raise SecretKeyError("not a secret of the packed scheme")
             preset = packed.read_key_blob(blob)
             secret_key = seal.load(
-                sealapi.SecretKey(), bfv.ring(preset).context, key_bytes, what="the secret key"
+                sealapi.SecretKey(),
+                bfv.ring(preset).context,
+                key_bytes,
+                what="the secret key",
+                secret=True,
             )
         except (ValueError, EvaluationKeysError, CiphertextError) as error:
             raise SecretKeyError(f"the secret of a packed key is damaged: {error}") from error
@@ -192,8 +230,9 @@ def check_rows(rows: Rows, encoding: Encoding, preset: PackedPreset) -> None:
     bound = encoding.input_bound
     if rows.ndim != 2 or 0 in rows.shape:
         raise DatasetError(f"a block has shape {rows.shape}; (rows, features) is needed")
-    if rows.shape[1] != encoding.features:
-        raise DatasetError(f"rows have {rows.shape[1]} features, the run has {encoding.features}")
+    columns = encoding.columns or range(encoding.features)
+    if rows.shape[1] != len(columns):
+        raise DatasetError(f"rows have {rows.shape[1]} features, the run has {len(columns)}")
     if len(rows) > preset.ring.degree:
         raise DatasetError(
             f"a block of {len(rows)} rows doesn't fit preset {preset.name} of packed",
@@ -206,7 +245,8 @@ def check_rows(rows: Rows, encoding: Encoding, preset: PackedPreset) -> None:
     if not (-bound <= rows.min() and rows.max() <= bound):
         row, feature = np.argwhere(~(np.abs(rows) <= bound))[0]
         raise DatasetError(
-            f"row {row} of the block has {rows[row, feature]:g} as feature {feature}: "
+            f"row {row} of the block has {rows[row, feature]:g} as feature "
+            f"{columns.start + feature}: "
             f"beyond the declared bound of {bound:g}"
         )
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import aclosing
 
 import numpy as np
 import psutil
@@ -16,8 +17,9 @@ import pytest
 
 from producer import keypool
 from producer.keypool import KeyPool
-from producer.schemes import Encoding, Scores
+from producer.schemes import Encoding, Rows, Scores, client_scheme
 from score.schemes.direct import DirectEvaluator
+from shared import container
 from shared.errors import BlindscoreError, CiphertextError, DatasetError, MalformedRequest
 from tests.direct_products import respond
 from tests.unit.producer.pipeline import ERROR, FEATURES, KEY, MODEL, data_set
@@ -33,8 +35,13 @@ async def pool(request: pytest.FixtureRequest) -> AsyncIterator[KeyPool]:
         yield pool
 
 
+async def encrypted(pool: KeyPool, rows: Rows, encoding: Encoding = ENCODING) -> bytes:
+    async with aclosing(pool.encrypt(rows, encoding)) as pieces:
+        return b"".join([piece async for piece in pieces])
+
+
 async def result(pool: KeyPool) -> bytes:
-    return respond(DirectEvaluator(MODEL), await pool.encrypt(ROWS, ENCODING))
+    return respond(DirectEvaluator(MODEL), await encrypted(pool, ROWS))
 
 
 async def test_what_is_encrypted_and_scored_is_decrypted(pool: KeyPool) -> None:
@@ -43,9 +50,41 @@ async def test_what_is_encrypted_and_scored_is_decrypted(pool: KeyPool) -> None:
     assert all(np.abs(s - MODEL.scores(ROWS)).max() < ERROR for s in scores)
 
 
+async def test_blocks_that_are_encrypted_at_once_do_not_mix(pool: KeyPool) -> None:
+    blocks = [data_set(4, seed=seed) for seed in range(12)]
+    bodies = await asyncio.gather(*(encrypted(pool, rows) for rows in blocks))
+    evaluator = DirectEvaluator(MODEL)
+    results = [respond(evaluator, body) for body in bodies]
+    found = await asyncio.gather(*(pool.decrypt(body, rows=4) for body in results))
+    for scores, rows in zip(found, blocks, strict=True):
+        assert np.abs(scores - MODEL.scores(rows)).max() < ERROR
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+async def test_a_block_is_encrypted_in_parts(processes: int) -> None:
+    """So that its first bytes are on their way while the last are made."""
+    key = client_scheme("packed").generate("n2048")
+    rows = np.zeros((2, 300))
+    async with KeyPool("packed", key.export_secret(), processes=processes) as pool:
+        pieces = pool.encrypt(rows, Encoding("blindscore", 300, 1.0))
+        parts = [piece async for piece in pieces]
+    assert len(parts) == 3
+    header, payloads = container.read(b"".join(parts), max_frame_bytes=1 << 20)
+    assert (header.rows, header.features, len(payloads)) == (2, 300, 301)
+
+
+async def test_a_block_that_nobody_wants_any_more_is_given_up(pool: KeyPool) -> None:
+    async with aclosing(pool.encrypt(ROWS, ENCODING)):
+        pass
+    async with aclosing(pool.encrypt(ROWS, ENCODING)) as pieces:
+        await anext(pieces)
+    assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+    assert len(await encrypted(pool, ROWS))
+
+
 async def test_errors_come_back_as_they_are(pool: KeyPool) -> None:
     with pytest.raises(DatasetError, match="beyond the declared bound"):
-        await pool.encrypt(2 * ROWS, ENCODING)
+        await encrypted(pool, 2 * ROWS)
     with pytest.raises(MalformedRequest):
         await pool.decrypt(b"garbage", rows=1)
 
@@ -80,10 +119,10 @@ async def test_a_process_that_dies_while_encrypting_is_told() -> None:
     async with KeyPool("direct", KEY.secret_bytes(), processes=1) as pool:
         with pytest.raises(BrokenProcessPool):
             await pool._run(os._exit, 1)
-        dying = asyncio.gather(pool._run(os._exit, 1), pool.encrypt(ROWS, ENCODING))
+        dying = asyncio.gather(pool._run(os._exit, 1), encrypted(pool, ROWS))
         with pytest.raises((BrokenProcessPool, BlindscoreError)):
             await dying
-        await pool.encrypt(ROWS, ENCODING)
+        await encrypted(pool, ROWS)
 
 
 def test_the_secret_does_not_show() -> None:
@@ -93,11 +132,11 @@ def test_the_secret_does_not_show() -> None:
 PARENT = """
 import asyncio, multiprocessing, sys
 from producer.keypool import KeyPool
-from tests.unit.producer.test_keypool import ENCODING, KEY, ROWS
+from tests.unit.producer.test_keypool import KEY, ROWS, encrypted
 
 async def main():
     pool = KeyPool("direct", KEY.secret_bytes(), processes=2)
-    await asyncio.gather(*(pool.encrypt(ROWS, ENCODING) for _ in range(4)))
+    await asyncio.gather(*(encrypted(pool, ROWS) for _ in range(4)))
     print("ready", flush=True)
     await asyncio.sleep(600)
 

@@ -176,6 +176,36 @@ def test_ciphertexts_are_made_one_by_one(key: PackedKey, rows: np.ndarray) -> No
         assert len(made) == count
 
 
+@pytest.mark.parametrize("active", [None, (0, 127, 128, 255), (130, 299), (5,), ()])
+def test_parts_make_up_the_whole(key: PackedKey, active: tuple[int, ...] | None) -> None:
+    wide = np.random.default_rng(4).uniform(-1, 1, (3, 300))
+    parts = SCHEME.split(Encoding("container", 300, 1.0, active=active))
+    spans = [part.columns or range(0) for part in parts]
+    assert [(span.start, span.stop) for span in spans] == [(0, 128), (128, 256), (256, 300)]
+    bodies = [
+        b"".join(key.encrypt(wide[:, span.start : span.stop], part))
+        for part, span in zip(parts, spans, strict=True)
+    ]
+    header, payloads = container.read(b"".join(bodies), max_frame_bytes=LIMIT)
+    assert (header.rows, header.features) == (3, 300)
+    features = range(300) if active is None else active
+    assert packed.read_active(header) == list(features)
+    scale = 2.0 ** packed.scale_bits(PRESET, 1.0)
+    for feature, payload in zip(features, payloads[1:], strict=True):
+        found = decrypt_frame(key, payload, 3) / scale
+        assert np.abs(found - wide[:, feature]).max() < 1e-5
+
+
+def test_a_part_names_the_feature_that_cannot_be_encoded(key: PackedKey) -> None:
+    wide = np.zeros((3, 300))
+    wide[2, 131] = 1.5
+    part = SCHEME.split(Encoding("container", 300, 1.0))[1]
+    with pytest.raises(DatasetError, match=r"row 2 .* 1\.5 as feature 131"):
+        key.encrypt(wide[:, 128:256], part)
+    with pytest.raises(DatasetError, match="have 300 features, the run has 128"):
+        key.encrypt(wide, part)
+
+
 def test_a_ciphertext_holds_its_feature_and_noise(key: PackedKey) -> None:
     """Noise is there, new in each ciphertext, and within the bound that precision rests on."""
     rows = np.random.default_rng(2).uniform(-3, 3, (2048, 2))
