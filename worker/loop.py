@@ -21,6 +21,8 @@ log = structlog.get_logger()
 MAX_RECEIVE = 32
 POLL_MIN_S = 0.1
 POLL_MAX_S = 2.0
+POLL_GROWTH = 1.1
+"""From one pause to the next: each is then a tenth of the time that nothing came."""
 TURN_S = 1.0
 """The loop turns at least so often while it has room for no more; see `Worker.turned_s`."""
 HAND_BACK_S = 4.0
@@ -176,12 +178,12 @@ class Worker:
 
 
 def _pauses() -> Iterator[float]:
-    """Seconds between looks at an empty queue: doubling, and jittered so that workers spread."""
+    """Seconds between looks at an empty queue: growing, and jittered so that workers spread."""
     uniform = secrets.SystemRandom().uniform
     pause_s = POLL_MIN_S
     while True:
         yield uniform(pause_s / 2, pause_s)
-        pause_s = min(2 * pause_s, POLL_MAX_S)
+        pause_s = min(POLL_GROWTH * pause_s, POLL_MAX_S)
 
 
 def _now_s() -> float:

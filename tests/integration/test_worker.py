@@ -416,12 +416,14 @@ async def test_an_endpoint_that_comes_back_finds_every_job(
     down = True
 
     async def score(request: web.Request) -> web.StreamResponse:
-        return web.Response(status=502) if down else await _right(request)
+        if not down:
+            return await _right(request)
+        return web.Response(status=502, headers={"Retry-After": "1"})  # no second try meanwhile
 
     async def ready(_: web.Request) -> web.StreamResponse:
         return web.Response(status=503 if down else 200)
 
-    options = ("--breaker-failures", "2", "--breaker-pause-s", "0.2", "--retry-cap-s", "1")
+    options = ("--breaker-failures", "3", "--breaker-pause-s", "0.2", "--retry-cap-s", "1")
     async with (
         serving(score=score, model=_model, ready=ready) as url,
         working(storage_settings, url, *options, "--max-deliveries", "1") as worker,
