@@ -3,8 +3,9 @@
     python -m tests.bench.bench_pipeline [ROWS]
 
 The seeds' way is the SDK's client and EIServer, one image a call. Ours is `produce` and `collect`
-over Azurite, with one worker and one endpoint, from the first image read to the last score
-decrypted. The clock runs while pools of processes start. Processor seconds are read per process.
+over Azurite, with one worker and one endpoint, from just before the first image is read to the last
+score decrypted; the second figure counts what the commands do before, too. Processor seconds are
+read per process.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.local.stack import Stack
-from producer.cli import keygen, produce
+from producer.cli import produce
+from producer.cli_keygen import keygen
 from producer.cli_results import collect
 from producer.datasets import open_dataset
 from producer.report import Report
+from producer.runs import RunFolder
 from producer.schemes import Encoding, client_scheme
 from score.schemes.packed import PackedEvaluator
 from shared import blobnames, container
@@ -67,6 +70,9 @@ class Run:
 
     rows: int
     wall_s: float
+    """From just before the first row is read to the last score decrypted."""
+    commands_s: float
+    """The same, but from the start of the commands."""
     report: Report
     bytes_up: int
     usage: dict[str, Usage]
@@ -168,9 +174,17 @@ def through(folder: Path, rows: Path, model: Path, *, scale: float, consent: str
             name = said.getvalue().split()[0]
             collect(name, out=out, model=model, trust_pickle=consent, home=home)
             producing.join()
-        scored = max(part.stat().st_mtime for part in out.rglob("*.scores"))
+        decrypted = max(part.stat().st_mtime for part in out.rglob("*.scores"))
         report = Report.model_validate_json((out / "report.json").read_bytes())
-        return Run(report.rows, scored - start, report, _bytes_up(name, stack), meter.usage)
+        opened = RunFolder(home, name).read().created_at.timestamp()
+        return Run(
+            rows=report.rows,
+            wall_s=decrypted - opened,
+            commands_s=decrypted - start,
+            report=report,
+            bytes_up=_bytes_up(name, stack),
+            usage=meter.usage,
+        )
 
 
 class Meter:
@@ -227,6 +241,8 @@ class Meter:
         for child in own.children():
             if child.pid not in servers.values():
                 yield "produce and collect pools", child
+                for grandchild in child.children(recursive=True):
+                    yield "produce and collect pools", grandchild
 
 
 def _cpu_s(process: psutil.Process) -> float:
@@ -271,13 +287,14 @@ def show(seeds_s: float, runs: list[Run]) -> None:
     """Print both tables."""
     console = Console()
     table = Table(title="MNIST, published model, end to end", title_justify="left")
-    headings = ("", "images", "wall s", "images/s", "times the seeds", "ideal s", "wall/ideal")
-    for heading in headings:
+    figures = ("images", "wall s", "with start", "images/s", "times the seeds", "ideal s")
+    for heading in ("", *figures, "wall/ideal"):
         table.add_column(heading, justify="right" if heading else "left")
     table.add_row(
         "the seeds' way",
         str(SEEDS_IMAGES),
         f"{seeds_s * SEEDS_IMAGES:.1f}",
+        "",
         f"{1 / seeds_s:.3f}",
         "1",
         "",
@@ -288,6 +305,7 @@ def show(seeds_s: float, runs: list[Run]) -> None:
             "packed",
             f"{done.rows:,}",
             f"{done.wall_s:.2f}",
+            f"{done.commands_s:.2f}",
             f"{done.rows / done.wall_s:,.0f}",
             f"{seeds_s * done.rows / done.wall_s:,.0f}",
             f"{done.ideal_s:.2f}",
