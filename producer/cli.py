@@ -1,8 +1,7 @@
-"""The key owner's commands that send: `keygen` and `produce`."""
+"""The key owner's command `produce`: rows become ciphertexts and jobs."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import typer
@@ -11,10 +10,10 @@ from rich.console import Console
 from producer import options
 from producer.backlog import DEFAULT_LIMIT, Backlog
 from producer.canaries import Canaries, data_rows
-from producer.choose import AUTO, WITHOUT_EVALUATION_KEYS, choose, offered_schemes
+from producer.choose import AUTO, choose, offered_schemes
 from producer.datasets import Dataset, open_dataset, reopen
 from producer.keypool import KeyPool
-from producer.keys import CANARIES, ROWS, SIGNING, KeyFile, KeyRing
+from producer.keys import CANARIES, ROWS, SIGNING, KeyFile, require_unexpired
 from producer.offer import Offer, fetch_offer
 from producer.progress import RowProgress
 from producer.runs import RunFolder, RunRecord
@@ -23,7 +22,6 @@ from producer.signing import ManifestSigner, complete_manifest
 from producer.submit import Submission
 from shared import blobnames, cli, telemetry
 from shared.cli import option
-from shared.errors import UsageError
 from shared.messages import Manifest, utc_now
 from shared.settings import StorageSettings, storage_settings
 from shared.storage import open_storage, open_store
@@ -32,53 +30,6 @@ stderr = Console(stderr=True)
 
 TYPICAL_CLASSES = 10
 """Taken where no endpoint was asked."""
-
-
-def keygen(
-    scheme: options.Scheme = AUTO,
-    preset: Annotated[
-        str,
-        option("--preset", "Parameters, as `GET /model` lists them by scheme; none: its default."),
-    ] = "",
-    home: options.Home = None,
-    account: cli.Account = cli.ACCOUNT_DEFAULT,
-    container: cli.Container = cli.CONTAINER_DEFAULT,
-    api_version: cli.ApiVersion = cli.API_VERSION_DEFAULT,
-    log_level: cli.LogLevel = "warning",
-) -> None:
-    """Make a secret key, and publish its evaluation keys under the key id.
-
-    The secret stays on this machine, in a file that only you can read (`--home`). Whoever has it
-    can decrypt; without it, results are lost. The key id is printed: scorers find the public
-    evaluation keys by it. `auto` makes a key for each of our own schemes; `ei`, whose evaluation
-    keys are 9 MB, is made on demand.
-
-    Example: `blindscore keygen --scheme ei`
-    """
-    telemetry.configure(log_level)
-    settings = storage_settings(account=account, container=container, api_version=api_version)
-    if preset and scheme == AUTO:
-        raise UsageError("a --preset goes with one scheme", remedy="name it with --scheme")
-    for name in WITHOUT_EVALUATION_KEYS if scheme == AUTO else (scheme,):
-        typer.echo(cli.run(_keygen(name, preset, KeyRing(options.home_folder(home)), settings)))
-
-
-async def _keygen(scheme: str, preset: str, ring: KeyRing, settings: StorageSettings) -> str:
-    async with open_store(settings) as store:
-        key = await asyncio.to_thread(client_scheme(scheme).generate, preset)
-        path = ring.save(key)  # first: published keys without their secret would be no use
-        try:
-            await store.create(
-                blobnames.key(key.key_id),
-                await asyncio.to_thread(key.evaluation_keys),
-                content_type="application/octet-stream",
-                metadata={"scheme": key.scheme},
-            )
-        except BaseException:
-            ring.discard(key.key_id)
-            raise
-    stderr.print(f"secret key for {scheme} in {path}", soft_wrap=True, highlight=False)
-    return key.key_id
 
 
 def produce(
@@ -91,7 +42,12 @@ def produce(
     limit: options.Limit = 0,
     scheme: options.Scheme = AUTO,
     key: Annotated[
-        str, option("--key", "Key id to encrypt under. Default: the scheme's newest key.")
+        str,
+        option(
+            "--key",
+            "Key id to encrypt under; its beginning is enough. Default: the scheme's newest key "
+            "that has not expired.",
+        ),
     ] = "",
     endpoint: options.Endpoint = "",
     rows_per_job: Annotated[
@@ -128,6 +84,7 @@ def produce(
     ] = "",
     processes: options.Processes = -1,
     home: options.Home = None,
+    passphrase_file: options.PassphraseFile = None,
     account: cli.Account = cli.ACCOUNT_DEFAULT,
     container: cli.Container = cli.CONTAINER_DEFAULT,
     queue: cli.Queue = cli.QUEUE_DEFAULT,
@@ -145,7 +102,7 @@ def produce(
     settings = storage_settings(
         account=account, container=container, queue=queue, api_version=api_version
     )
-    ring = KeyRing(options.home_folder(home))
+    ring = options.key_ring(home, passphrase_file)
     if resume:
         folder = RunFolder(options.home_folder(home), resume)
         record = folder.read()
@@ -157,6 +114,7 @@ def produce(
             typer.echo(record.run)
             _say(f"run {record.run} is complete already", done)
             return
+        require_unexpired(key_file.record)
         source = reopen(record.dataset)
     else:
         source = open_dataset(
@@ -169,10 +127,16 @@ def produce(
             limit=limit or None,
         )
         offer = cli.run(_offer(endpoint, source)) if endpoint else None
-        key_file = ring.load(key) if key else ring.newest(_scheme(scheme, source, offer))
+        key_file = (
+            ring.load(ring.files.resolve(key), to_encrypt=True)
+            if key
+            else ring.newest(_scheme(scheme, source, offer))
+        )
         if offer is not None:
             offer.require_scheme(key_file.scheme)
             offer.require_input_bound(key_file.scheme, input_bound or source.input_bound)
+            default = client_scheme(key_file.scheme).default_rows_per_job
+            rows_per_job = offer.rows_per_job(key_file.scheme, rows_per_job, default=default)
         record = RunRecord(
             run=blobnames.new_run_id(),
             scheme=key_file.scheme,

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from producer.keys import default_home
+from producer.keyphrase import Passphrases
+from producer.keys import KeyRing, default_home
 from shared.cli import option
 
 TOKEN_VARIABLE = "BLINDSCORE_ENDPOINT_TOKEN"  # noqa: S105 - a variable's name
@@ -19,12 +20,40 @@ Home = Annotated[
         show_default=False,
     ),
 ]
+PassphraseFile = Annotated[
+    Path | None,
+    option(
+        "--passphrase-file",
+        "File with the passphrase of your keys. Default: the variable BLINDSCORE_PASSPHRASE, else "
+        "you are asked.",
+        show_default=False,
+    ),
+]
 Scheme = Annotated[
     str,
     option(
         "--scheme",
         "How rows become ciphertexts: `direct` (few rows, lowest latency), `packed` (thousands of "
         "rows share each ciphertext), `ei` (Microsoft's encrypted-inference 0.9), or `auto`.",
+    ),
+]
+Round = Annotated[
+    int | None,
+    option(
+        "--round",
+        "To pass results on: scores of this many decimals, and nothing made from finer ones. The "
+        "error of a score depends on the secret key; decimals that would tell of it are refused.",
+        rich_help_panel="Passing results on",
+        metavar="DIGITS",
+        show_default=False,
+    ),
+]
+LabelsOnly = Annotated[
+    bool,
+    option(
+        "--labels-only",
+        "To pass results on: predictions without their scores. It tells less than any --round.",
+        rich_help_panel="Passing results on",
     ),
 ]
 Processes = Annotated[
@@ -92,6 +121,11 @@ Limit = Annotated[
 
 def home_folder(home: Path | None) -> Path:
     return home or default_home()
+
+
+def key_ring(home: Path | None, passphrase_file: Path | None) -> KeyRing:
+    """The secret keys, and where passphrases for them come from."""
+    return KeyRing(home_folder(home), Passphrases(passphrase_file))
 
 
 def process_count(processes: int) -> int:

@@ -4,12 +4,15 @@ runs/{run}/run.json      which data, which key, which model was offered
 runs/{run}/encrypted     } how far it has come, see `producer.journal`
 runs/{run}/enqueued      }
 runs/{run}/lock          held while the run is being produced
+runs/{run}/collected/    exact scores of `collect --round` and `--labels-only`, see `producer.parts`
+runs/{run}/collected_at  when all of it had been collected, for who wants to forget its key
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,6 +91,18 @@ class RunFolder:
             ) from error
         except (OSError, ValidationError) as error:
             raise RunError(f"{file} is not a run record") from error
+
+    def mark_collected(self, now: datetime) -> None:
+        """Remember that all of the run has been collected. Raises `RunError`."""
+        with disk.whole(self.path / "collected_at") as file:
+            file.write(f"{now.isoformat()}\n".encode())
+
+    def collected_at(self) -> datetime | None:
+        """When all of the run had been collected; None if that is not known."""
+        try:
+            return datetime.fromisoformat((self.path / "collected_at").read_text().strip())
+        except (OSError, ValueError):
+            return None
 
     @contextmanager
     def journal(self) -> Iterator[Journal]:

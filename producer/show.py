@@ -57,6 +57,8 @@ def _facts(report: Report) -> Table:
             "same prediction as plaintext",
             f"{same:,} of {agreement.rows:,}, largest score error {agreement.max_error:.1e}",
         )
+    if report.rounded_digits is not None:
+        table.add_row("scores rounded to", _rounding(report))
     table.add_row("scheme, key", f"{report.scheme}, {report.key_id[:16]}…")
     table.add_row("model", f"{report.model[:16]}…" if report.model else "not announced")
     table.add_row(
@@ -71,6 +73,13 @@ def _facts(report: Report) -> Table:
     if report.retried_jobs:
         table.add_row("jobs tried more than once", f"{report.retried_jobs:,}")
     return table
+
+
+def _rounding(report: Report) -> str:
+    decimals = f"{report.rounded_digits} decimals"
+    if not report.undecided:
+        return decimals
+    return f"{decimals}; of {report.undecided:,} scores, the error may have decided the last"
 
 
 def _confusion(confusion: Confusion) -> Table:

@@ -1,4 +1,4 @@
-"""Where a storage account is, and the identity with which a program goes there."""
+"""Where a storage account is, and the identity with which a program goes there, or to a vault."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 AUTHORITY_VARIABLE = "AZURE_AUTHORITY_HOST"
 _AUTHORITIES = {
     ".chinacloudapi.cn": "login.chinacloudapi.cn",
+    ".vault.azure.cn": "login.chinacloudapi.cn",
     ".usgovcloudapi.net": "login.microsoftonline.us",
 }
 
@@ -27,19 +28,26 @@ _ACCOUNT_NAME = re.compile(r"[a-z0-9]{3,24}")
 
 @asynccontextmanager
 async def open_identity(settings: StorageSettings) -> AsyncIterator[Identity | None]:
-    """This program's own Azure identity, to be shared by its clients; None where none is needed.
+    """This program's own Azure identity, to be shared by its clients; None where none is needed."""
+    if not settings.account or settings.has_sas_tokens:
+        yield None
+        return
+    async with own_identity(urlsplit(blob_url(settings.account)).netloc) as identity:
+        yield identity
+
+
+@asynccontextmanager
+async def own_identity(host: str) -> AsyncIterator[Identity]:
+    """Who this program is to the service at `host`.
 
     A managed identity (the one that AZURE_CLIENT_ID names, if set), a workload identity, a service
     principal in the environment, or a developer's login; AZURE_TOKEN_CREDENTIALS narrows that
     down, as everywhere (https://aka.ms/azsdk/python/identity/credential-chains).
     """
-    if not settings.account or settings.has_sas_tokens:
-        yield None
-        return
     # Loading the identity library takes a while, and with Azurite nobody needs it.
     from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415
 
-    authority = {} if os.environ.get(AUTHORITY_VARIABLE) else _authority(settings)
+    authority = {} if os.environ.get(AUTHORITY_VARIABLE) else _authority(host)
     try:
         credential = DefaultAzureCredential(
             # On Windows, whoever signed in to some other program long ago: never meant.
@@ -56,9 +64,8 @@ async def open_identity(settings: StorageSettings) -> AsyncIterator[Identity | N
         yield credential
 
 
-def _authority(settings: StorageSettings) -> dict[str, str]:
-    """Where a sovereign cloud's identities sign in, by the account's endpoint."""
-    host = urlsplit(blob_url(settings.account)).netloc
+def _authority(host: str) -> dict[str, str]:
+    """Where a sovereign cloud's identities sign in, by the service's host."""
     for suffix, authority in _AUTHORITIES.items():
         if host.endswith(suffix):
             return {"authority": authority}

@@ -19,6 +19,10 @@ KEY_ID_PATTERN = r"^[a-z0-9]{16,64}$"
 CONTAINER_PATTERN = r"^[a-z0-9](?!.*--)[a-z0-9-]{1,61}[a-z0-9]$"
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
 
+EXPIRES_AT = "expires_at"
+"""In the metadata of a key blob whose key expires: when, in ISO 8601 and UTC. Nothing that arrives
+later is scored under it; what was scored can still be collected."""
+
 RunId = Annotated[str, StringConstraints(pattern=RUN_PATTERN)]
 JobId = Annotated[str, StringConstraints(pattern=JOB_PATTERN)]
 KeyId = Annotated[str, StringConstraints(pattern=KEY_ID_PATTERN)]

@@ -161,6 +161,13 @@ class KeyUnknown(BlindscoreError):
     http_status = 404
 
 
+class KeyExpired(BlindscoreError):
+    """The evaluation keys under this key id are past the day their owner set."""
+
+    code = "key_expired"
+    http_status = 403
+
+
 class KeyHostNotAllowed(BlindscoreError):
     """A request points the scorer at storage it must not connect to."""
 
@@ -194,6 +201,20 @@ class RequestTimeout(BlindscoreError):
 
     code = "request_timeout"
     http_status = 408
+
+
+class RateLimited(BlindscoreError):
+    """A caller that asks more often, or more at once, than one caller may.
+
+    `retry_after_s` is when it may ask again.
+    """
+
+    code = "rate_limited"
+    http_status = 429
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.retry_after_s = retry_after_s
 
 
 class EvaluationTimeout(BlindscoreError):

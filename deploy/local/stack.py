@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from deploy.local.azurite import Azurite
 from deploy.local.ports import free_port
 from deploy.local.process import stop_process
+from producer.keyphrase import NEW_PASSPHRASE_VARIABLE, PASSPHRASE_VARIABLE
 from shared.errors import BlindscoreError
 from shared.settings import CONNECTION_STRING_VARIABLE, STORAGE_SECRETS, StorageSettings
 from shared.storage import ensure_storage
@@ -110,6 +111,8 @@ class Stack:
 
     def _start(self, exits: ExitStack, *arguments: str) -> subprocess.Popen[bytes]:
         argv, environment = self.command(*arguments)
+        for secret in (PASSPHRASE_VARIABLE, NEW_PASSPHRASE_VARIABLE):
+            environment.pop(secret, None)  # the key owner's: none of these parties is that
         log = exits.enter_context((self.folder / f"{arguments[0]}.log").open("ab"))
         process = subprocess.Popen(  # noqa: S603 - our own command
             argv,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -11,13 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from pydantic import SecretStr
 
 from producer.backlog import Backlog
 from producer.canaries import Canaries, data_rows
 from producer.collect import Collector
 from producer.keypool import KeyPool
-from producer.keys import CANARIES, ROWS, SIGNING, KeyFile
+from producer.keys import CANARIES, ROWS, SIGNING, KeyFile, new_record
 from producer.results import Collected
 from producer.runs import RunFolder, RunRecord
 from producer.schemes import Rows, client_scheme
@@ -62,10 +60,7 @@ def blocks(rows: Rows, size: int) -> Iterator[Block]:
 
 def new_key() -> KeyFile:
     key = SCHEME.generate("precision")
-    secret = base64.b64encode(key.export_secret()).decode()
-    return KeyFile(
-        scheme="direct", key_id=key.key_id, created_at=utc_now(), secret=SecretStr(secret)
-    )
+    return KeyFile(new_record(key), bytearray(key.export_secret()))
 
 
 KEY = new_key()

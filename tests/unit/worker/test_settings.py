@@ -28,6 +28,7 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"max_concurrency": 0}, "--max-concurrency"),
         ({"max_concurrency": 2, "min_concurrency": 3}, "--min-concurrency"),
         ({"lease_s": 1.0}, "--lease-s"),
+        ({"lease_s": 7 * 24 * 3600 + 1.0}, "--lease-s"),  # Azure's limit
         ({"max_attempts": 0}, "--max-attempts"),
         ({"endpoint_format": "xml"}, "--endpoint-format"),
         ({"endpoint": "ftp://host"}, "--endpoint"),

@@ -1,0 +1,275 @@
+"""`blindscore key`: what to do with keys once they are made."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from producer import keylife, keyrecord, keyview, options
+from producer.clean import clean_key
+from producer.cli_keygen import ExpiresDays, Vault, tell
+from producer.keyfolder import KeyFolder
+from producer.keylife import Use
+from producer.keyphrase import NEW_PASSPHRASE_VARIABLE, Passphrases
+from producer.keyrecord import KeyRecord
+from producer.keys import KeyRing, Locker
+from producer.keyview import KeyFacts
+from shared import blobnames, cli, telemetry
+from shared.cli import option
+from shared.errors import SecretKeyError, UsageError
+from shared.messages import utc_now
+from shared.ports import BlobInfo
+from shared.settings import StorageSettings, storage_settings
+from shared.storage import open_store
+
+WIDE = 200
+"""Columns of a table that no terminal limits."""
+
+stdout = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
+
+key = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Look after secret keys: `list` and `show` them, `protect` their files, `rotate` them, "
+    "and `forget` those that are done with. `blindscore keygen` makes them.\n\n"
+    "Keys are named by id; its beginning is enough. Each of these can be stopped and run again.",
+)
+
+Name = Annotated[str, typer.Argument(help="A key id; its beginning is enough.", metavar="KEY")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Local = Annotated[bool, typer.Option("--local", help="Don't ask the account what is published.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
+
+
+@key.command("list")
+def list_keys(
+    local: Local = False,
+    json: Json = False,
+    home: options.Home = None,
+    account: cli.Account = cli.ACCOUNT_DEFAULT,
+    container: cli.Container = cli.CONTAINER_DEFAULT,
+    api_version: cli.ApiVersion = cli.API_VERSION_DEFAULT,
+    log_level: cli.LogLevel = "warning",
+) -> None:
+    """List this machine's keys: how old, how protected, whether published, which runs use them.
+
+    Example: `blindscore key list --local`
+    """
+    telemetry.configure(log_level)
+    settings = (
+        None
+        if local
+        else storage_settings(account=account, container=container, api_version=api_version)
+    )
+    folder = options.home_folder(home)
+    records = sorted(KeyRing(folder).files.records(), key=lambda record: record.created_at)
+    found = _facts(records, folder, settings)
+    if json:
+        typer.echo(keyview.as_json([keyview.summary(facts) for facts in found]))
+    elif found:
+        stdout.print(keyview.as_table(found))
+    else:
+        typer.echo("no keys; blindscore keygen makes one")
+
+
+@key.command("show")
+def show(
+    name: Name,
+    local: Local = False,
+    home: options.Home = None,
+    account: cli.Account = cli.ACCOUNT_DEFAULT,
+    container: cli.Container = cli.CONTAINER_DEFAULT,
+    api_version: cli.ApiVersion = cli.API_VERSION_DEFAULT,
+    log_level: cli.LogLevel = "warning",
+) -> None:
+    """Print all that is public of a key, as JSON; its secret is not asked for.
+
+    Example: `blindscore key show 3f9a`
+    """
+    telemetry.configure(log_level)
+    settings = (
+        None
+        if local
+        else storage_settings(account=account, container=container, api_version=api_version)
+    )
+    folder = options.home_folder(home)
+    files = KeyRing(folder).files
+    record = files.find(name)
+    (facts,) = _facts([record], folder, settings)
+    typer.echo(keyview.as_json(keyview.whole(facts, files.path_of(record.key_id))))
+
+
+@key.command("rotate")
+def rotate(
+    name: Name,
+    expires_days: ExpiresDays = 0,
+    passphrase_file: options.PassphraseFile = None,
+    home: options.Home = None,
+    account: cli.Account = cli.ACCOUNT_DEFAULT,
+    container: cli.Container = cli.CONTAINER_DEFAULT,
+    api_version: cli.ApiVersion = cli.API_VERSION_DEFAULT,
+    log_level: cli.LogLevel = "warning",
+) -> None:
+    """Make a new key like an old one, for `produce` to use from now on; prints its id.
+
+    Same scheme, preset, lifetime and protection. The old key stays, so that its runs can still be
+    scored and collected; `forget` it once they are. Each call makes another key.
+
+    Example: `blindscore key rotate 3f9a`
+    """
+    telemetry.configure(log_level)
+    settings = storage_settings(account=account, container=container, api_version=api_version)
+    ring = options.key_ring(home, passphrase_file)
+    old = ring.files.find(name)
+    lifetime = timedelta(days=expires_days) if expires_days else None
+    tell(*keylife.make_key(keylife.successor(old, ring, lifetime=lifetime), ring, settings))
+    runs = [
+        use.record.run
+        for use in keylife.uses(options.home_folder(home))[old.key_id]
+        if use.collected_at is None
+    ]
+    what = f"once {', '.join(runs)} are collected" if runs else "no run waits for it"
+    _say(f"the old key stays; {what}: blindscore key forget {old.key_id}")
+
+
+@key.command("protect")
+def protect(
+    name: Name,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Keep the secret in plain from now on.")
+    ] = False,
+    vault: Vault = "",
+    new_passphrase_file: Annotated[
+        Path | None,
+        option(
+            "--new-passphrase-file",
+            f"File with the new passphrase. Default: the variable {NEW_PASSPHRASE_VARIABLE}, else "
+            "you are asked twice.",
+            show_default=False,
+        ),
+    ] = None,
+    passphrase_file: options.PassphraseFile = None,
+    home: options.Home = None,
+    log_level: cli.LogLevel = "warning",
+) -> None:
+    """Seal a key's secret under a new passphrase, or under a key in a vault, or not at all.
+
+    The file is replaced as a whole: interrupted, the old one stays. Copies and backups of the old
+    file stay as they were; if one may have been read, `rotate` the key. For a file that was in
+    plain, the new passphrase may also be given as `--passphrase-file` or BLINDSCORE_PASSPHRASE.
+
+    Example: `blindscore key protect 3f9a`
+    """
+    telemetry.configure(log_level)
+    if remove and vault:
+        raise UsageError("--remove and --vault contradict each other", remedy="choose one of them")
+    ring = options.key_ring(home, passphrase_file)
+    record = ring.files.find(name)
+    new = Passphrases(new_passphrase_file, NEW_PASSPHRASE_VARIABLE, "--new-passphrase-file")
+    if record.lock is None and new.given() is None and ring.passphrases.given() is not None:
+        new = ring.passphrases
+    opened = ring.open(record)
+    try:
+        locker: Locker = (
+            keyrecord.unlocked if remove else keylife.choose_locker(vault, new, ask=True)
+        )
+        relocked = opened.relock(locker)
+    finally:
+        opened.wipe()
+    ring.files.replace(relocked, record)
+    typer.echo(f"key {record.key_id}: protection {record.protection} → {relocked.protection}")
+
+
+@key.command("forget")
+def forget(
+    name: Name,
+    secret: Annotated[
+        bool,
+        typer.Option("--secret", help="Delete the secret too: its results are then lost for good."),
+    ] = False,
+    yes: Yes = False,
+    home: options.Home = None,
+    account: cli.Account = cli.ACCOUNT_DEFAULT,
+    container: cli.Container = cli.CONTAINER_DEFAULT,
+    api_version: cli.ApiVersion = cli.API_VERSION_DEFAULT,
+    log_level: cli.LogLevel = "warning",
+) -> None:
+    """Take a key's evaluation keys out of the account, so that nothing is scored under it any more.
+
+    Scorers answer 404 `key_unknown` within their `--key-ttl-s` (30 s). The secret stays, so that
+    what was scored can be collected, unless `--secret` says otherwise.
+
+    Example: `blindscore key forget 3f9a --secret`
+    """
+    telemetry.configure(log_level)
+    settings = storage_settings(account=account, container=container, api_version=api_version)
+    folder = options.home_folder(home)
+    files = KeyRing(folder).files
+    key_id = _forgettable(files, name)
+    waiting = cli.run(_not_collected(folder, key_id, settings))
+    for use in waiting:
+        _say(f"run {use.record.run} under this key is not collected yet")
+    question = (
+        f"Delete the secret of key {key_id}? What is not collected is lost for good."
+        if secret
+        else f"Stop scoring under key {key_id}?"
+    )
+    if not yes and not typer.confirm(question, err=True):
+        raise UsageError("nothing removed")
+    said = "its evaluation keys are" if cli.run(_unpublish(key_id, settings)) else "nothing was"
+    typer.echo(f"key {key_id}: {said} taken out of the account")
+    if secret:
+        typer.echo("its secret is deleted" if files.remove(key_id) else "its secret was not here")
+
+
+def _forgettable(files: KeyFolder, name: str) -> str:
+    """The key id that is meant: one of this machine's, or any that is whole."""
+    try:
+        return files.resolve(name)
+    except SecretKeyError:
+        if blobnames.is_key_id(name):
+            return name
+        raise
+
+
+def _facts(
+    records: list[KeyRecord], home: Path, settings: StorageSettings | None
+) -> list[KeyFacts]:
+    """What is known of keys; without `settings`, on this machine alone."""
+    blobs = cli.run(_published(settings)) if settings else {}
+    uses, now = keylife.uses(home), utc_now()
+    return [
+        KeyFacts(
+            record=record,
+            uses=tuple(uses[record.key_id]),
+            expired=record.has_expired(now),
+            asked=settings is not None,
+            blob=blobs.get(record.key_id),
+        )
+        for record in records
+    ]
+
+
+async def _published(settings: StorageSettings) -> dict[str, BlobInfo]:
+    async with open_store(settings) as store:
+        return await keylife.published(store)
+
+
+async def _unpublish(key_id: str, settings: StorageSettings) -> bool:
+    async with open_store(settings) as store:
+        return bool((await clean_key(key_id, store)).blobs)
+
+
+async def _not_collected(home: Path, key_id: str, settings: StorageSettings) -> list[Use]:
+    async with open_store(settings) as store:
+        return await keylife.not_collected(store, settings.container, home, key_id)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)

@@ -1,0 +1,136 @@
+"""A key's life: made, published, replaced, retired; and which runs still need it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+from producer import keyrecord, keyvault
+from producer.keyphrase import Passphrases
+from producer.keyrecord import KeyRecord
+from producer.keys import KeyRing, Locker, new_record
+from producer.runs import RunFolder, RunRecord, known_runs
+from producer.schemes import client_scheme
+from shared import blobnames, cli
+from shared.messages import utc_now
+from shared.ports import BlobInfo, BlobStore
+from shared.settings import StorageSettings
+from shared.storage import open_store
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """How a key is to be made."""
+
+    scheme: str
+    preset: str = ""
+    locker: Locker = keyrecord.unlocked
+    lifetime: timedelta | None = None
+
+
+def choose_locker(vault: str, passphrases: Passphrases, *, ask: bool) -> Locker:
+    """How a new key's secret is kept: in a vault, under a passphrase that is given or is to be
+    asked for, or plain. Raises `UsageError`."""
+    if vault:
+        return partial(keyvault.lock, vault=vault)
+    if ask or passphrases.given() is not None:
+        return partial(keyrecord.under_passphrase, passphrase=passphrases.new())
+    return keyrecord.unlocked
+
+
+def make_key(new: NewKey, ring: KeyRing, settings: StorageSettings) -> tuple[KeyRecord, Path]:
+    """Make a key, publish its evaluation keys, and only then write its file.
+
+    Killed before the end it leaves no secret, and at worst a public blob that nobody names: the
+    newest key of the folder is always one that scorers can find. Raises `SecretKeyError`,
+    `UsageError`, `StorageError`.
+    """
+    ring.files.require_writable()
+    key = client_scheme(new.scheme).generate(new.preset)
+    now = utc_now()
+    expires_at = (now + new.lifetime).replace(microsecond=0) if new.lifetime else None
+    record = new_record(key, locker=new.locker, now=now, expires_at=expires_at)
+    cli.run(_publish(record, key.evaluation_keys(), settings))
+    return record, ring.files.add(record)
+
+
+def successor(old: KeyRecord, ring: KeyRing, *, lifetime: timedelta | None) -> NewKey:
+    """How to make a key like another: its scheme, preset and lock; its lifetime unless given."""
+    opened = ring.open(old)
+    try:
+        preset = opened.key().preset_name if old.preset is None else old.preset
+    finally:
+        opened.wipe()
+    locker = opened.locker if old.lock else choose_locker("", ring.passphrases, ask=False)
+    if lifetime is None and old.expires_at is not None:
+        lifetime = old.expires_at - old.created_at.replace(microsecond=0)
+    return NewKey(old.scheme, preset, locker, lifetime)
+
+
+async def _publish(record: KeyRecord, evaluation_keys: bytes, settings: StorageSettings) -> None:
+    async with open_store(settings) as store:
+        await store.create(
+            blobnames.key(record.key_id),
+            evaluation_keys,
+            content_type="application/octet-stream",
+            metadata=blob_metadata(record),
+        )
+
+
+def blob_metadata(record: KeyRecord) -> dict[str, str]:
+    """What a key blob says besides its bytes."""
+    metadata = {"scheme": record.scheme}
+    if record.expires_at is not None:
+        expires_at = record.expires_at.astimezone(UTC)
+        metadata[blobnames.EXPIRES_AT] = expires_at.isoformat(timespec="seconds")
+    return metadata
+
+
+async def published(store: BlobStore) -> dict[str, BlobInfo]:
+    """The key blobs in the account, by key id."""
+    prefix = blobnames.key("")
+    return {blob.name.removeprefix(prefix): blob async for blob in store.list(prefix)}
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A run of this machine under some key."""
+
+    record: RunRecord
+    collected_at: datetime | None
+    """When all of it was; None: not yet, as far as this machine knows."""
+
+
+def uses(home: Path) -> Mapping[str, list[Use]]:
+    """This machine's runs by key id, oldest first; an empty list for other keys."""
+    found: defaultdict[str, list[Use]] = defaultdict(list)
+    for record in known_runs(home):
+        found[record.key_id].append(Use(record, RunFolder(home, record.run).collected_at()))
+    return found
+
+
+async def not_collected(store: BlobStore, container: str, home: Path, key_id: str) -> list[Use]:
+    """Runs under a key whose results may still be wanted: not those that are out of the account.
+
+    `store` is of `container`; runs in others are taken to be there.
+    """
+    return [
+        use
+        for use in uses(home)[key_id]
+        if use.collected_at is None
+        and (
+            use.record.container != container
+            or await _is_there(store, blobnames.manifest(use.record.run))
+        )
+    ]
+
+
+async def _is_there(store: BlobStore, name: str) -> bool:
+    """By listing, which whoever may delete keys may do, and need not read."""
+    async for _ in store.list(name):
+        return True
+    return False
