@@ -1,37 +1,34 @@
-"""The key owner's commands that look back: `collect`, `status` and `clean`."""
+"""The key owner's command `collect`: results become scores, and a report."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from producer import disk, options, output, show
-from producer.clean import Removed, clean_key, clean_run
+from producer import disclosure, options, output, resultfolder, show
 from producer.collect import Collector
 from producer.datasets import Block, reopen
+from producer.disclosure import Disclosure
 from producer.keypool import KeyPool
-from producer.keys import CANARIES, SIGNING, KeyRing
+from producer.keys import CANARIES, SIGNING, KeyFile
 from producer.progress import RowProgress
 from producer.results import Collected
-from producer.runs import RunFolder, RunRecord, known_runs
+from producer.runs import RunFolder, RunRecord
 from producer.signing import ManifestSigner, read_unverified
-from shared import blobnames, cli, telemetry
+from shared import cli, telemetry
 from shared.cli import option
 from shared.errors import RunError, UsageError
 from shared.linear import LinearModel
+from shared.messages import utc_now
 from shared.model import load_model
-from shared.ports import BlobStore
 from shared.settings import StorageSettings, storage_settings
-from shared.storage import open_queue, open_storage, open_store
+from shared.storage import open_store
 
 stdout = Console()
-stderr = Console(stderr=True)
 
 MAX_RESULT_MB = 1024
 
@@ -42,7 +39,8 @@ def collect(
         Path | None,
         option(
             "--out",
-            "Folder for predictions.csv and report.json. Default: results/RUN.",
+            "Folder for predictions.csv and report.json. Default: results/RUN, or what is to be "
+            "passed on: results/RUN-public.",
             show_default=False,
         ),
     ] = None,
@@ -65,8 +63,11 @@ def collect(
         float,
         option("--error-budget", "Share of rows that may lack a score.", min=0.0, max=1.0),
     ] = 0.0,
+    digits: options.Round = None,
+    labels_only: options.LabelsOnly = False,
     processes: options.Processes = -1,
     home: options.Home = None,
+    passphrase_file: options.PassphraseFile = None,
     account: cli.Account = cli.ACCOUNT_DEFAULT,
     container: cli.Container = cli.CONTAINER_DEFAULT,
     api_version: cli.ApiVersion = cli.API_VERSION_DEFAULT,
@@ -78,6 +79,9 @@ def collect(
     confusion matrix, throughput and latency. Can be stopped and run again: what is decrypted is
     kept. Exits non-zero when more rows than `--error-budget` have no score.
 
+    With `--round` or `--labels-only`, what is written may be passed on: nothing in it is made from
+    finer scores, which are kept in `--home` instead.
+
     Example: `blindscore collect 20260131-120000-5f3a9c --model model.pkl`
     """
     telemetry.configure(log_level)
@@ -85,10 +89,17 @@ def collect(
     folder = RunFolder(options.home_folder(home), run)
     record = folder.read() if folder.exists() else None
     plaintext = load_model(model, trust_pickle=trust_pickle or None) if model else None
-    target = out or Path("results") / run
-    ring = KeyRing(options.home_folder(home))
-    with _results_folder(target):
-        collected = cli.run(_collect(run, target, settings, ring, deadline_s, processes))
+    is_public = labels_only or digits is not None
+    if labels_only and digits is not None:
+        raise UsageError("--labels-only leaves no scores to --round", remedy="choose one of them")
+    if labels_only and (known := plaintext or (record.offer if record else None)):
+        disclosure.labels_only(known.link)  # before anything is waited for
+    target = out or Path("results") / (f"{run}-public" if is_public else run)
+    scores_folder = resultfolder.make_public(target, folder) if is_public else target
+    key_id = record.key_id if record else cli.run(_key_id(run, settings))
+    key_file = options.key_ring(home, passphrase_file).load(key_id)  # may ask: before any loop runs
+    with resultfolder.held(scores_folder):
+        collected = cli.run(_collect(run, scores_folder, settings, key_file, deadline_s, processes))
         link, labels = _answers(record, plaintext, collected)
         report = output.write(
             collected,
@@ -97,6 +108,7 @@ def collect(
             labels=labels,
             blocks=_blocks(record, collected) if dataset else None,
             model=plaintext,
+            disclosure=_disclosure(digits, labels_only, link, collected, key_file),
         )
     show.show(report, stdout)
     stdout.print(f"written to {target}/", soft_wrap=True, highlight=False)
@@ -110,31 +122,40 @@ def collect(
             f"run {run} is not fully produced",
             remedy=f"blindscore produce --resume {run}",
         )
+    if record is not None and not report.rows_unscored:
+        folder.mark_collected(utc_now())
 
 
-@contextmanager
-def _results_folder(target: Path) -> Iterator[None]:
-    """A folder of results, for one collection at a time. Raises `RunError`."""
-    busy = RunError(f"another collect is writing to {target}", remedy="wait for it, or use --out")
-    try:
-        (target / "parts").mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise disk.cannot_write(target, error) from error
-    with disk.held(target / "parts" / "lock", busy):
-        yield
+def _disclosure(
+    digits: int | None, labels_only: bool, link: str, collected: Collected, key_file: KeyFile
+) -> Disclosure:
+    """What is told of the scores. Raises `UsageError`."""
+    if labels_only:
+        return disclosure.labels_only(link)
+    if digits is None:
+        return disclosure.EVERYTHING
+    error = disclosure.key_dependent_error(
+        key_file.scheme, key_file.key().evaluation_keys, largest=collected.largest_score()
+    )
+    return disclosure.rounded(digits, error)
+
+
+async def _key_id(run: str, settings: StorageSettings) -> str:
+    """Under which key a run is, as the account says of one that this machine doesn't know."""
+    async with open_store(settings) as store:
+        return (await read_unverified(store, run)).key_id
 
 
 async def _collect(
     run: str,
     folder: Path,
     settings: StorageSettings,
-    ring: KeyRing,
+    key_file: KeyFile,
     deadline_s: float,
     processes: int,
 ) -> Collected:
     async with open_store(settings) as store:
         manifest = await read_unverified(store, run)
-        key_file = ring.load(manifest.key_id)
         secret = key_file.secret_bytes()
         workers = options.process_count(processes)
         with RowProgress("collecting", total=manifest.rows or None) as progress:
@@ -171,93 +192,3 @@ def _blocks(record: RunRecord | None, collected: Collected) -> Iterator[Block] |
     if record is None or not collected.manifest.complete:
         return None
     return reopen(record.dataset).blocks(record.rows_per_job)
-
-
-def status(
-    run: Annotated[str, typer.Argument(help="A run id; without one, all runs.")] = "",
-    home: options.Home = None,
-    account: cli.Account = cli.ACCOUNT_DEFAULT,
-    container: cli.Container = cli.CONTAINER_DEFAULT,
-    queue: cli.Queue = cli.QUEUE_DEFAULT,
-    api_version: cli.ApiVersion = cli.API_VERSION_DEFAULT,
-    log_level: cli.LogLevel = "warning",
-) -> None:
-    """Show how far runs are: jobs enqueued, scored and failed, and the queue's depth."""
-    telemetry.configure(log_level)
-    settings = storage_settings(
-        account=account, container=container, queue=queue, api_version=api_version
-    )
-    cli.run(_status(run, options.home_folder(home), settings))
-
-
-async def _status(run: str, home: Path, settings: StorageSettings) -> None:
-    table = Table("run", "scheme", "rows", "jobs", "scored", "failed", "produced")
-    runs = [run] if run else [record.run for record in known_runs(home)]
-    async with open_store(settings) as store:
-        for name in runs:
-            try:
-                manifest = await read_unverified(store, name)
-            except RunError:
-                if run:
-                    raise
-                table.add_row(name, "", "", "", "", "", "not in the account")
-                continue
-            inputs, scored, failed = [
-                str(await _count(store, prefix(name)))
-                for prefix in (blobnames.inputs, blobnames.outputs, blobnames.failures)
-            ]
-            done = "complete" if manifest.complete else "unfinished"
-            table.add_row(name, manifest.scheme, f"{manifest.rows:,}", inputs, scored, failed, done)
-        stdout.print(table)
-    if settings.has_sas_tokens:
-        return  # who collects by a SAS needs no right to look at the queue
-    async with open_queue(settings) as jobs:
-        stdout.print(f"about {await jobs.depth():,} messages in {settings.queue}")
-
-
-def clean(
-    run: Annotated[str, typer.Argument(help="The run whose blobs and messages to remove.")] = "",
-    key: Annotated[
-        str, option("--key", "Remove this key's published evaluation keys instead.")
-    ] = "",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
-    account: cli.Account = cli.ACCOUNT_DEFAULT,
-    container: cli.Container = cli.CONTAINER_DEFAULT,
-    queue: cli.Queue = cli.QUEUE_DEFAULT,
-    api_version: cli.ApiVersion = cli.API_VERSION_DEFAULT,
-    log_level: cli.LogLevel = "warning",
-) -> None:
-    """Remove what a run or a key left in the account.
-
-    A run's inputs, results, failure records and unread messages; or a key's evaluation keys, after
-    which no endpoint can score under it. Secret keys and reports on this machine stay.
-    """
-    telemetry.configure(log_level)
-    if bool(run) == bool(key):
-        raise UsageError("name either a run or a --key", remedy="blindscore clean RUN")
-    if run and not blobnames.is_run_id(run):
-        raise UsageError(f"{run!r} is not a run id")
-    if key and not blobnames.is_key_id(key):
-        raise UsageError(f"{key!r} is not a key id")
-    settings = storage_settings(
-        account=account, container=container, queue=queue, api_version=api_version
-    )
-    what = f"run {run}" if run else f"the evaluation keys of {key}"
-    if not yes and not typer.confirm(f"Remove {what} from the account?", err=True):
-        raise UsageError("nothing removed")
-    removed = cli.run(_clean(run, key, settings))
-    stdout.print(f"removed {removed.blobs:,} blobs and {removed.messages:,} messages")
-
-
-async def _clean(run: str, key: str, settings: StorageSettings) -> Removed:
-    async with open_storage(settings) as storage:
-        if key:
-            return await clean_key(key, storage.store)
-        return await clean_run(run, storage.store, storage.queue)
-
-
-async def _count(store: BlobStore, prefix: str) -> int:
-    count = 0
-    async for _ in store.list(prefix):
-        count += 1
-    return count

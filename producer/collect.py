@@ -23,7 +23,10 @@ from shared import blobnames
 from shared.errors import StorageUnavailable
 from shared.ports import BlobInfo, BlobStore
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 2.0
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+PAUSE_GROWTH = 1.1
+"""From one pause to the next without news: each is then a tenth of what was waited so far, and no
+run ends much later for it."""
 SWEEP_S = 15.0
 """How often to look for results everywhere, and not only where the next ones are due."""
 JOBS_A_LISTING = 1000
@@ -53,7 +56,7 @@ class Collector:
         clock = asyncio.get_running_loop().time
         give_up_at = clock() + deadline_s
         sweep_at = clock()
-        pause_s = FIRST_PAUSE_S
+        pause_s = SHORTEST_PAUSE_S
         manifest = await self.signer.read(self.store, self.run)
         collected = Collected(manifest, Parts(self.folder, manifest))
         while True:
@@ -71,7 +74,8 @@ class Collector:
             self.on_progress(collected)
             if collected.complete or last:
                 return collected
-            pause_s = FIRST_PAUSE_S if news else min(2 * pause_s, LONGEST_PAUSE_S)
+            grown_s = min(PAUSE_GROWTH * pause_s, LONGEST_PAUSE_S)
+            pause_s = SHORTEST_PAUSE_S if news else grown_s
             await asyncio.sleep(min(pause_s, max(0.0, give_up_at - clock())))
 
     async def _look(self, collected: Collected, *, sweep: bool) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import aiohttp
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
+from producer.bodysize import most_rows
 from producer.schemes import SCHEME_NAMES
 from shared.errors import EndpointError, UsageError
 
@@ -25,6 +26,8 @@ class Offer(BaseModel):
     link: str = "identity"
     fingerprint: str
     schemes: dict[str, dict[str, Any]]
+    max_body_bytes: PositiveInt | None = None
+    """Of a request; None: not announced."""
 
     def require_features(self, features: int) -> None:
         """Raises `UsageError` when rows of `features` values can't be scored."""
@@ -51,6 +54,30 @@ class Offer(BaseModel):
                 f"the data has values up to {bound:g}, {scheme} scores up to {limit:g} here",
                 remedy="scale the data, or choose another scheme",
             )
+
+    def rows_per_job(self, scheme: str, wanted: int, *, default: int) -> int:
+        """Rows in a job that the endpoint takes: as `wanted`; for 0 the default, or fewer.
+
+        Raises `UsageError` when it doesn't take so many.
+        """
+        limit = self._most_rows(scheme)
+        if limit is None:
+            return wanted or default
+        if max(wanted, 1) > limit:
+            raise UsageError(
+                f"the endpoint takes at most {limit:,} rows in a request of {scheme}, "
+                f"not {max(wanted, 1):,}",
+                remedy=f"--rows-per-job {limit}" if limit else "choose another scheme",
+            )
+        return wanted or min(default, limit)
+
+    def _most_rows(self, scheme: str) -> int | None:
+        announced = [self.schemes[scheme].get(name) for name in ("max_rows", "max_batch")]
+        limits = [number for number in announced if isinstance(number, int) and number > 0]
+        if self.max_body_bytes is not None:
+            size = self.max_body_bytes
+            limits.append(most_rows(scheme, features=self.features, body_bytes=size))
+        return min(limits, default=None)
 
     def active_features(self, scheme: str) -> tuple[int, ...] | None:
         """The features that the model uses, where its owner announces them."""

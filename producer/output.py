@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from producer import disk
+from producer.disclosure import EVERYTHING, Disclosure
 from producer.report import Report, summarise
 from producer.results import Collected
 from producer.schemes import Rows, Scores
@@ -55,18 +56,22 @@ def write(
     labels: tuple[str, ...],
     blocks: Iterable[DataBlock] | None = None,
     model: PlaintextModel | None = None,
+    disclosure: Disclosure = EVERYTHING,
 ) -> Report:
     """Write predictions.csv and report.json into `folder`; returns the report.
 
     `blocks` is the data set that was scored, block by block as it was submitted: with its labels
-    there is an accuracy, with `model` an agreement. Raises `RunError`.
+    there is an accuracy, with `model` an agreement. What is counted and written is made from scores
+    as `disclosure` tells them; with labels only, errors of scores are in the report that is
+    returned, and not in the file. Raises `RunError`.
     """
     tally = Tally(link, labels)
     with disk.whole(folder / "predictions.csv") as file:
-        _write_rows(file, collected, tally, blocks, model)
-    report = summarise(collected, tally)
+        _write_rows(file, collected, tally, blocks, model, disclosure=disclosure)
+    report = summarise(collected, tally, disclosure)
+    kept_back = {"agreement": {"max_error"}} if disclosure.labels_only else {}
     with disk.whole(folder / "report.json") as file:
-        file.write(f"{report.model_dump_json(indent=1)}\n".encode())
+        file.write(f"{report.model_dump_json(indent=1, exclude=kept_back)}\n".encode())
     return report
 
 
@@ -76,17 +81,25 @@ def _write_rows(
     tally: Tally,
     blocks: Iterable[DataBlock] | None,
     model: PlaintextModel | None,
+    *,
+    disclosure: Disclosure,
 ) -> None:
     table: PredictionsTable | None = None
     for entry, block in _in_order(collected.manifest.jobs, blocks):
-        scores = collected.scores(entry.job)
-        if scores is None:
+        exact = collected.scores(entry.job)
+        if exact is None:
             continue
+        tally.undecided += disclosure.undecided(exact)
+        scores = disclosure.told(exact)
         predictions = predict(scores, tally.link, tally.labels)
         given = block.labels if block is not None else None
         actual = label_texts(given) if given is not None else None
         table = table or PredictionsTable(
-            file, link=tally.link, classes=scores.shape[1], with_labels=actual is not None
+            file,
+            link=tally.link,
+            classes=scores.shape[1],
+            with_labels=actual is not None,
+            disclosure=disclosure,
         )
         table.add(entry.first_row, scores, predictions, actual)
         if actual is not None:

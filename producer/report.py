@@ -9,14 +9,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
+from producer.canaries import CanaryError
+from producer.disclosure import EVERYTHING, Disclosure
 from producer.results import Collected
 from producer.tally import Agreement, Confusion, Tally
 from shared.messages import JobEntry
 
 PERCENTILES = (50, 95, 99, 100)
 MAX_NAMED = 5
+WITHHELD = "hidden rows don't have the scores that they should"
 
 
 class Failure(BaseModel):
@@ -73,6 +76,10 @@ class Report(BaseModel):
     root_mean_square_error: float | None = None
     """For a regressor with known targets."""
     agreement: Agreement | None = None
+    rounded_digits: int | None = None
+    """Decimals that scores were rounded to before anything here was made from them."""
+    undecided: int = Field(default=0, exclude=True)
+    """Scores that an error may have rounded the other way; for the key owner alone."""
     wall_s: float
     """From the first message sent to the last result scored."""
     rows_per_s: float
@@ -101,13 +108,13 @@ class Report(BaseModel):
         return "; ".join(missing + failed)
 
 
-def summarise(collected: Collected, tally: Tally) -> Report:
+def summarise(collected: Collected, tally: Tally, disclosure: Disclosure = EVERYTHING) -> Report:
     """The report's figures, from what was collected and counted."""
     manifest, results = collected.manifest, list(collected.results.values())
     wall_s = (
         max(r.scored_s for r in results) - min(r.enqueued_s for r in results) if results else 0.0
     )
-    failures = list(_failures(collected))
+    failures = list(_failures(collected, disclosure))
     scored = sum(entry.rows for entry in manifest.jobs if entry.job in collected.results)
     return Report(
         run=manifest.run,
@@ -126,6 +133,8 @@ def summarise(collected: Collected, tally: Tally) -> Report:
         confusion=tally.confusion(),
         root_mean_square_error=tally.root_mean_square_error(),
         agreement=tally.agreement(),
+        rounded_digits=disclosure.digits,
+        undecided=tally.undecided,
         wall_s=wall_s,
         rows_per_s=scored / wall_s if wall_s > 0 else 0.0,
         waiting_ms=_spread_ms([r.received_s - r.enqueued_s for r in results]),
@@ -156,15 +165,17 @@ def gaps(entries: Sequence[JobEntry]) -> list[Gap]:
     return found
 
 
-def _failures(collected: Collected) -> Iterator[Failure]:
+def _failures(collected: Collected, disclosure: Disclosure) -> Iterator[Failure]:
     for entry in collected.manifest.jobs:
         if (fault := collected.fault(entry.job)) is not None:
+            # what canaries say of a job gives distances between its scores
+            is_telling = disclosure.is_limited and fault.code == CanaryError.code
             yield Failure(
                 job=entry.job,
                 first_row=entry.first_row,
                 rows=entry.rows,
                 code=fault.code,
-                reason=fault.reason,
+                reason=WITHHELD if is_telling else fault.reason,
             )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from producer.parts import Part, Parts
 from producer.schemes import Scores
 from shared.errors import RunError
@@ -97,6 +99,13 @@ class Collected:
         """A job's scores, shape (rows, classes), read from disk; None without a result."""
         result = self.results.get(job)
         return self.parts.read(result.part) if result else None
+
+    def largest_score(self) -> float:
+        """The largest |score| of all; 0 without any."""
+        return max(
+            (float(np.abs(self.parts.read(r.part)).max()) for r in self.results.values()),
+            default=0.0,
+        )
 
     def add(self, job: str, result: Result, *, model: str) -> None:
         """Take a result in. Raises `RunError` when it is another model's than the others."""

@@ -47,6 +47,8 @@ class Tally:
     compared: int = 0
     mismatches: int = 0
     max_error: float = 0.0
+    undecided: int = 0
+    """Scores that an error may have rounded the other way, see `producer.disclosure`."""
 
     def add_labels(self, predictions: Predictions, actual: Labels) -> None:
         """Compare predictions with what the data set says."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from producer.offer import Offer
+from producer.schemes import SCHEME_NAMES, Encoding, client_scheme
 from shared.errors import UsageError
 
 OFFER = Offer(
@@ -38,3 +40,43 @@ def test_features_are_left_out_only_where_the_owner_says_so() -> None:
     announced = OFFER.model_copy(update={"schemes": {"packed": {"active_features": [0, 3]}}})
     assert announced.active_features("packed") == (0, 3)
     assert OFFER.active_features("ei") is None
+
+
+LIMITED = OFFER.model_copy(
+    update={"schemes": {"ei": {"max_batch": 8}, "packed": {"max_rows": 3000}, "direct": {}}}
+)
+
+
+@pytest.mark.parametrize(("scheme", "limit"), [("ei", 8), ("packed", 3000)])
+def test_jobs_have_no_more_rows_than_the_endpoint_takes(scheme: str, limit: int) -> None:
+    assert LIMITED.rows_per_job(scheme, 0, default=4096) == limit
+    assert LIMITED.rows_per_job(scheme, 0, default=5) == 5
+    assert LIMITED.rows_per_job(scheme, limit, default=4096) == limit
+    with pytest.raises(UsageError, match=f"at most {limit:,} rows in a request of {scheme}"):
+        LIMITED.rows_per_job(scheme, limit + 1, default=16)
+
+
+def test_an_endpoint_that_announces_no_limit_is_taken_at_its_word() -> None:
+    assert LIMITED.rows_per_job("direct", 10**6, default=16) == 10**6
+    assert LIMITED.rows_per_job("direct", 0, default=16) == 16
+
+
+@pytest.mark.parametrize("scheme", SCHEME_NAMES)
+def test_jobs_fit_the_endpoints_request_size(scheme: str) -> None:
+    """The largest job that is let through, really encrypted, is no larger than was announced."""
+    features, size = 64, 1_000_000
+    offer = OFFER.model_copy(update={"schemes": {scheme: {}}, "max_body_bytes": size})
+    most = offer.rows_per_job(scheme, 0, default=1_000_000)
+    assert most >= 3
+    with pytest.raises(UsageError, match="at most"):
+        offer.rows_per_job(scheme, most + 1, default=16)
+    rows = np.random.default_rng(1).uniform(-1, 1, (most, features))
+    encoding = Encoding(container="runs", features=features, input_bound=1.0)
+    body = b"".join(client_scheme(scheme).generate().encrypt(rows, encoding))
+    assert len(body) <= size
+
+
+def test_an_endpoint_whose_requests_hold_no_row_is_refused() -> None:
+    small = LIMITED.model_copy(update={"max_body_bytes": 10_000})
+    with pytest.raises(UsageError, match=r"at most 0 rows .*choose another scheme"):
+        small.rows_per_job("ei", 0, default=16)
