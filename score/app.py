@@ -5,26 +5,24 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import hashlib
-import hmac
-import re
-import time
 
 import orjson
-import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from score import metrics
+from score import metrics, nohttp, openapi
+from score.answering import COURSE, Answering, respond
+from score.callers import Callers
 from score.engine import JSON_TYPE
+from score.limiter import Limiter
 from score.metrics import Metrics
 from score.pool import Pool
-from score.problems import Problem, internal_problem, problem_of
-from score.scoring import Course, Scoring
+from score.problems import Problem
+from score.scoring import Scoring
 from score.settings import EndpointOptions
 from score.upload import Upload
 from shared import container
-from shared.errors import BlindscoreError, BodyTooLarge, Unauthorized, UnsupportedMediaType
+from shared.errors import BodyTooLarge, Unauthorized, UnsupportedMediaType
 from shared.linear import LinearModel
 
 MODEL_HEADER = "X-Blindscore-Model"
@@ -35,10 +33,7 @@ CLOSE_S = 1.0
 OPEN_PATHS = ("/", "/ready")
 """What load balancers probe, without a token."""
 
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_COURSE: web.RequestKey[Course] = web.RequestKey("course", Course)
-
-log = structlog.get_logger()
+_CALLER: web.RequestKey[str] = web.RequestKey("caller", str)
 
 
 class Endpoint:
@@ -56,8 +51,14 @@ class Endpoint:
         self._pool = pool
         self._scoring = scoring
         self._counters = counters
+        self._answering = Answering(counters)
         self._options = options
-        self._tokens = [_digest(token) for token in options.tokens]
+        self.callers = Callers(options.tokens)
+        self._limiter = Limiter(
+            rate_per_s=options.rate_per_s,
+            burst=options.burst,
+            max_at_once=options.max_per_caller,
+        )
         self._model = orjson.dumps(
             {
                 "features": model.features,
@@ -69,32 +70,47 @@ class Endpoint:
                 "max_body_bytes": options.max_body_bytes,
             }
         )
+        self._openapi = orjson.dumps(
+            openapi.document(metrics=not options.metrics_elsewhere, tokens=bool(options.tokens))
+        )
         self._draining = False
         self._active = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     def runner(self) -> web.AppRunner:
-        """The aiohttp application and how it is run."""
+        """The aiohttp application for callers, and how it is run."""
+        app = web.Application(
+            middlewares=[self._count, self._answering.answer, self._authorize],
+            client_max_size=self._options.max_body_bytes,
+        )
+        app.router.add_post("/score", self.score, expect_handler=self._invite)
+        app.router.add_get("/", self.health)
+        app.router.add_get("/ready", self.ready)
+        app.router.add_get("/model", self.model)
+        app.router.add_get("/openapi.json", self.openapi)
+        if not self._options.metrics_elsewhere:
+            app.router.add_get("/metrics", self.metrics)
+        return self._runner(app)
+
+    def health_runner(self) -> web.AppRunner:
+        """The same for probes and scrapers: nothing to score with, and no token."""
+        app = web.Application(middlewares=[self._answering.answer], client_max_size=1024)
+        app.router.add_get("/", self.health)
+        app.router.add_get("/ready", self.ready)
+        app.router.add_get("/metrics", self.metrics)
+        return self._runner(app)
+
+    def _runner(self, app: web.Application) -> web.AppRunner:
+        app.on_response_prepare.append(self._finish_head)
         return web.AppRunner(
-            self._application(),
+            app,
             access_log=None,
+            logger=nohttp.logger,
             shutdown_timeout=CLOSE_S,
             auto_decompress=False,
             read_bufsize=READ_BUFFER_BYTES,
         )
-
-    def _application(self) -> web.Application:
-        app = web.Application(
-            middlewares=[self._guard], client_max_size=self._options.max_body_bytes
-        )
-        app.router.add_post("/score", self.score)
-        app.router.add_get("/", self.health)
-        app.router.add_get("/ready", self.ready)
-        app.router.add_get("/model", self.model)
-        app.router.add_get("/metrics", self.metrics)
-        app.on_response_prepare.append(self._finish_head)
-        return app
 
     async def drain(self, grace_s: float) -> None:
         """Wait until all requests are answered, `grace_s` at the most.
@@ -119,10 +135,11 @@ class Endpoint:
         if (request.content_length or 0) > self._options.max_body_bytes:
             raise BodyTooLarge(f"body is over {self._options.max_body_bytes} bytes")
         upload = Upload(request.content, self._options)
-        try:
-            done = await self._scoring.score(request.content_type, upload, request[_COURSE])
-        finally:
-            self._counters.received.inc(upload.received)
+        with self._limiter.admit(request[_CALLER]):
+            try:
+                done = await self._scoring.score(request.content_type, upload, request[COURSE])
+            finally:
+                self._counters.received.inc(upload.received)
         self._counters.rows.labels(done.scheme).inc(done.rows)
         return web.Response(
             body=done.body,
@@ -141,12 +158,16 @@ class Endpoint:
     async def ready(self, _: web.Request) -> web.Response:
         """`GET /ready`: requests are welcome."""
         if self._draining or not self._pool.pids:
-            return _respond(Problem(503, "not_ready", "no evaluator is up", retry_after_s=1))
+            return respond(Problem(503, openapi.NOT_READY, "no evaluator is up", retry_after_s=1))
         return web.Response(text="Ready")
 
     async def model(self, _: web.Request) -> web.Response:
         """`GET /model`: what is scored here, and how to encrypt for it."""
         return web.Response(body=self._model, content_type=JSON_TYPE)
+
+    async def openapi(self, _: web.Request) -> web.Response:
+        """`GET /openapi.json`: all of this, for programs."""
+        return web.Response(body=self._openapi, content_type=JSON_TYPE)
 
     async def metrics(self, _: web.Request) -> web.Response:
         """`GET /metrics`, for Prometheus."""
@@ -155,83 +176,37 @@ class Endpoint:
         )
 
     @web.middleware
-    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _count(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Count the request as one in progress."""
         self._active += 1
         self._idle.clear()
         try:
-            return await self._answer(request, handler)
+            return await handler(request)
         finally:
             self._active -= 1
             if not self._active:
                 self._idle.set()
 
-    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Check the token, answer errors as problems, and note how `/score` went."""
-        course = request[_COURSE] = Course()
-        started_s = time.perf_counter()
-        code = metrics.OK
-        try:
-            self._authorize(request)
-            response = await handler(request)
-        except BlindscoreError as error:
-            code = error.code
-            if error.http_status == 500:
-                log.exception("request failed", path=request.path)
-            response = _respond(problem_of(error))
-        except web.HTTPException as error:
-            code = error.reason.lower().replace(" ", "_")
-            response = _respond(Problem(error.status, code, error.reason), allow=error)
-        except Exception:
-            code = BlindscoreError.code
-            log.exception("request failed", path=request.path)
-            response = _respond(internal_problem())
-        if request.path == "/score":
-            course.stages_s["total"] = time.perf_counter() - started_s
-            self._note(request, response.status, code, course)
-        return response
+    @web.middleware
+    async def _authorize(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Let accepted callers through, and anybody to what probes ask for."""
+        if request.path not in OPEN_PATHS:
+            request[_CALLER] = self.callers.identify(request)
+        return await handler(request)
 
-    def _note(self, request: web.Request, status: int, code: str, course: Course) -> None:
-        self._counters.requests.labels(course.scheme, code).inc()
-        if code == metrics.OK:
-            for stage, seconds in course.stages_s.items():
-                self._counters.stages.labels(stage).observe(seconds)
-        traceparent = request.headers.get("traceparent", "")
-        log.info(
-            "request",
-            status=status,
-            code=code,
-            scheme=course.scheme,
-            traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else "",
-            **{f"{stage}_ms": round(s * 1000, 1) for stage, s in course.stages_s.items()},
-        )
+    async def _invite(self, request: web.Request) -> None:
+        """Have a body sent that waits for its cue, unless it is a stranger's.
+
+        Expectations that nobody knows are ignored (RFC 9110, section 10.1.1).
+        """
+        if request.headers["Expect"].lower() != "100-continue":
+            return
+        with contextlib.suppress(Unauthorized):
+            self.callers.identify(request)
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # of the response to come
 
     async def _finish_head(self, _: web.Request, response: web.StreamResponse) -> None:
-        # Which versions run here is nobody's business.
-        response.headers["Server"] = "blindscore"
+        response.headers["Server"] = nohttp.SERVER
         if self._draining:
             response.force_close()
-
-    def _authorize(self, request: web.Request) -> None:
-        """Raises `Unauthorized`. Each token is compared, in constant time, whichever fits."""
-        if not self._tokens or request.path in OPEN_PATHS:
-            return
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        given = _digest(token.strip())
-        fits = [hmac.compare_digest(given, accepted) for accepted in self._tokens]
-        if scheme.lower() != "bearer" or not any(fits):
-            raise Unauthorized(
-                "no bearer token, or not an accepted one", remedy="send Authorization: Bearer …"
-            )
-
-
-def _respond(problem: Problem, *, allow: web.HTTPException | None = None) -> web.Response:
-    headers = problem.headers()
-    if allow is not None and "Allow" in allow.headers:
-        headers["Allow"] = allow.headers["Allow"]
-    return web.Response(status=problem.status, body=problem.encode(), headers=headers)
-
-
-def _digest(token: str) -> bytes:
-    """Tokens are compared by digest: their lengths show nothing then."""
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()

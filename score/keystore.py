@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from score.answers import NeedKeys
 from score.keyhost import allowed_hosts, request_storage
@@ -24,7 +26,7 @@ from shared.errors import (
     MalformedRequest,
     UsageError,
 )
-from shared.ports import BlobStore
+from shared.ports import BlobInfo, BlobStore
 from shared.settings import StorageSettings
 
 OpenStore = Callable[[StorageSettings], AbstractAsyncContextManager[BlobStore]]
@@ -48,6 +50,8 @@ class KeyBlob:
     name: str
     etag: str
     data: bytes = field(repr=False)
+    expires_at: datetime | None = None
+    """Its owner wants nothing scored under it from then on."""
 
 
 class KeyStore:
@@ -77,8 +81,8 @@ class KeyStore:
             raise MalformedRequest("the request names no key id and container")
         if need.conn_str:
             storage = request_storage(need.conn_str, container, self._settings, self._allowed)
-            secret = storage.connection_string.get_secret_value()
-            origin = hashlib.sha256(secret.encode()).hexdigest()
+            credential = storage.connection_string.get_secret_value()
+            origin = hashlib.sha256(credential.encode()).hexdigest()
             return KeySource(need.key_id, container, origin, storage)
         if container != self._settings.container:
             raise KeyHostNotAllowed(
@@ -88,7 +92,10 @@ class KeyStore:
         return KeySource(need.key_id, container)
 
     async def find(self, source: KeySource) -> KeyBlob:
-        """Read the key blob. Raises `KeyUnknown`, `EvaluationKeysError` for one too large."""
+        """Read the key blob.
+
+        Raises `KeyUnknown`, and `EvaluationKeysError` for one too large or with an unreadable date.
+        """
         async with self._store(source) as store:
             for name in (blobnames.key(source.key_id), source.key_id):
                 try:
@@ -104,7 +111,7 @@ class KeyStore:
                         f"key blob {name} of {reader.info.size} bytes is over {self._max_key_bytes}"
                     )
                 data = b"".join([chunk async for chunk in reader])
-                return KeyBlob(name, reader.info.etag, data)
+                return KeyBlob(name, reader.info.etag, data, _expires_at(reader.info))
         raise KeyUnknown(
             f"no evaluation keys are published under {source.key_id}",
             remedy=f"publish them in container {source.container}",
@@ -128,3 +135,18 @@ class KeyStore:
                 yield store
         except (AccessDenied, UsageError):
             raise KeyHostNotAllowed("the storage account refused the request's conn_str") from None
+
+
+def _expires_at(info: BlobInfo) -> datetime | None:
+    """The date in the blob's metadata. One that can't be read must not mean "never"."""
+    text = info.metadata.get(blobnames.EXPIRES_AT)
+    if text is None:
+        return None
+    with contextlib.suppress(ValueError):
+        expires_at = datetime.fromisoformat(text)
+        if expires_at.tzinfo is not None:
+            return expires_at
+    raise EvaluationKeysError(
+        f"the metadata of key blob {info.name} does not tell when it expires",
+        remedy=f"{blobnames.EXPIRES_AT} is a date and time in ISO 8601, with its offset",
+    )

@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import contextlib
 import multiprocessing
+import threading
 from concurrent.futures import Executor
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -47,6 +48,9 @@ class Lane:
         self._left_s = exec_s
         self._in_request = False
         self._killed = False
+        self._buried = False
+        self._ending = threading.Lock()
+        """A request may end a lane on the event loop while a thread buries it."""
 
     @classmethod
     async def start(
@@ -112,16 +116,19 @@ class Lane:
     def kill(self) -> None:
         """End the process at once."""
         self._killed = True
-        self._process.kill()
+        with self._ending:
+            if not self._buried:
+                self._process.kill()
 
     def bury(self) -> int | None:
         """Wait until the process has ended, and free what it held; blocks. Its exit code."""
         self._process.join()
-        exit_code = self._process.exitcode
-        atexit.unregister(self._process.kill)
-        self._killed = True
-        self._process.close()
-        self._pipe.close()
+        with self._ending:
+            exit_code = self._process.exitcode
+            atexit.unregister(self._process.kill)
+            self._killed = self._buried = True
+            self._process.close()
+            self._pipe.close()
         return exit_code
 
     def _launch(self, theirs: Connection) -> None:
@@ -145,6 +152,8 @@ class Lane:
         raise BlindscoreError("an evaluator started out of protocol")
 
     async def _ask(self, order: bytes) -> Answer:
+        if self._killed:
+            raise Overloaded("an evaluator ended before it took the request")
         clock = asyncio.get_running_loop().time
         started_s = clock()
         try:

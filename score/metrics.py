@@ -59,7 +59,7 @@ class _Live(Collector):
             ("lanes", "Evaluator processes up.", len(pool.pids)),
             ("lanes_busy", "Evaluators held by a request.", pool.busy),
             ("waiting", "Requests in line.", pool.waiting),
-            ("key_cache_bytes", "Bytes of key blobs kept.", keys.nbytes),
+            ("key_cache_bytes", "Bytes of key blobs kept, and of keeping them.", keys.nbytes),
         ):
             yield GaugeMetricFamily(f"blindscore_{name}", text, value=level)
         for name, text, count in (

@@ -50,6 +50,7 @@ class Pool:
         self._waiting: deque[asyncio.Future[Lane]] = deque()
         self._replacements: set[asyncio.Task[None]] = set()
         self._places = options.processes + options.max_waiting
+        self._stopping = False
         self.schemes: dict[str, dict[str, Any]] = {}
         """Each scheme's part of `/model`."""
         self.restarts = 0
@@ -122,6 +123,8 @@ class Pool:
                 self._give_back(lane)
 
     async def _take(self) -> Lane:
+        if self._stopping:
+            raise Overloaded("the endpoint is about to end")
         while self._free:
             lane = self._free.pop()
             if lane.is_alive():
@@ -151,6 +154,8 @@ class Pool:
         self._free.append(lane)
 
     def _replace(self, dead: Lane) -> None:
+        if self._stopping:
+            return  # a request that was in it is on its way out; who stops the pool buries it
         self._lanes.discard(dead)
         task = asyncio.get_running_loop().create_task(self._replacement(dead))
         self._replacements.add(task)
@@ -187,6 +192,7 @@ class Pool:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lane.bury)
 
     async def _stop(self) -> None:
+        self._stopping = True
         for task in self._replacements:
             task.cancel()
         await asyncio.gather(*self._replacements, return_exceptions=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 import orjson
 
-from shared.errors import BlindscoreError, Overloaded
+from shared.errors import BlindscoreError, Overloaded, RateLimited
 
 CONTENT_TYPE = "application/problem+json"
 BUSY_RETRY_S = 1
@@ -51,7 +52,9 @@ class Problem:
 def problem_of(error: BlindscoreError) -> Problem:
     """What to tell a caller of an error of ours."""
     retry_after_s: int | None = None
-    if error.http_status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+    if isinstance(error, RateLimited):
+        retry_after_s = max(1, math.ceil(error.retry_after_s))
+    elif error.http_status == HTTPStatus.SERVICE_UNAVAILABLE:
         retry_after_s = BUSY_RETRY_S if isinstance(error, Overloaded) else STORAGE_RETRY_S
     return Problem(error.http_status, error.code, str(error), retry_after_s)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from shared.errors import UsageError
+from shared.settings import StorageSettings
 
 MB = 1024 * 1024
 EI_EVALUATORS = ("seal", "native", "sdk")
@@ -72,6 +74,24 @@ class EndpointOptions:
     max_body_bytes: int = 1024 * MB
     piece_s: float = 30.0
     """Longest a caller may take for each MiB of its body."""
+    body_s: float = 300.0
+    """Longest it may take for all of it: after the first MiB it holds an evaluator meanwhile."""
+    rate_per_s: float = 0.0
+    """`/score` requests of one caller, in the long run; 0: any number."""
+    burst: int = 10
+    """How many of those may come at once."""
+    max_per_caller: int = 0
+    """`/score` requests of one caller in progress; 0: any number."""
+    metrics_elsewhere: bool = False
+    """`/metrics` is answered on a listener of its own only."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """A certificate chain and its private key, both PEM."""
+
+    cert: Path
+    key: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +105,21 @@ class PoolOptions:
     """Longest one request may compute before its evaluator is stopped."""
     start_s: float = 300.0
     """Longest an evaluator may take to be ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """One endpoint, in all its parts."""
+
+    engine: EngineOptions
+    pool: PoolOptions
+    keys: KeyOptions
+    endpoint: EndpointOptions
+    storage: StorageSettings
+    tls: TlsFiles | None = None
+    token_file: Path | None = None
+    """Read again on SIGHUP."""
+    fixed_tokens: tuple[str, ...] = field(default=(), repr=False)
+    """Accepted besides those of the file: the environment's."""
+    grace_s: float = 25.0
+    """How long requests in flight may take to finish after SIGTERM."""

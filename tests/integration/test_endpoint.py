@@ -7,15 +7,9 @@ import json
 import os
 import secrets
 import signal
-import subprocess
-import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -27,77 +21,15 @@ from azure.storage.blob import ContainerClient
 from deploy.local.azurite import Azurite
 from producer.schemes import Encoding, client_scheme
 from shared import blobnames
-from shared.linear import LinearModel
 from shared.settings import CONNECTION_STRING_VARIABLE, DEFAULT_API_VERSION
-from tests.commands import CLEAN_ENVIRONMENT, refuse
+from tests.commands import refuse
+from tests.integration.endpoints import MODEL, WITHIN_S, Running, saved, serving
 from tests.sdk_client import SdkClient, sdk_client
 
-WITHIN_S = 60.0
 ERROR = 1e-4
 CONTAINER = f"endpoint-{secrets.token_hex(6)}"
-MODEL = LinearModel(np.array([[0.5, -1.0, 2.0, 0.25]]), np.array([0.125]))
 ROWS = np.array([[0.1, 0.2, 0.3, 0.4], [1.0, 0.0, 0.5, 0.25], [0.0, 0.0, 0.0, 1.0]])
 KEY_ID = "s" * 32
-
-
-@dataclass
-class Running:
-    """A `serve` process that is ready."""
-
-    process: subprocess.Popen[str]
-    url: str
-
-    def post(
-        self, body: bytes, content_type: str = "application/json"
-    ) -> tuple[int, dict[str, str], bytes]:
-        request = urllib.request.Request(
-            f"{self.url}/score", data=body, headers={"Content-Type": content_type}
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=WITHIN_S) as answer:
-                return answer.status, dict(answer.headers), answer.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, dict(error.headers), error.read()
-
-    def get(self, path: str) -> bytes:
-        with urllib.request.urlopen(self.url + path, timeout=WITHIN_S) as answer:
-            return bytes(answer.read())
-
-
-@contextmanager
-def serving(folder: Path, azurite: Azurite, *options: str) -> Iterator[Running]:
-    """`blindscore serve` on a free port; stopped at the end if it still runs."""
-    model = folder / "model.npz"
-    np.savez(model, coef=MODEL.weights, intercept=MODEL.intercept)
-    environment = CLEAN_ENVIRONMENT | {
-        CONNECTION_STRING_VARIABLE: azurite.connection_string,
-        "BLINDSCORE_CONTAINER": CONTAINER,
-    }
-    with (folder / "serve.log").open("w") as log:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "blindscore", "serve", "--model", str(model)),
-                *("--port", "0", "--processes", "2", *options),
-            ],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert " on http://127.0.0.1:" in line, (folder / "serve.log").read_text()
-        yield Running(process, line.split(" on ")[1].strip())
-    finally:
-        process.terminate()
-        try:
-            process.wait(WITHIN_S)
-        finally:
-            process.kill()
-        assert process.stdout is not None
-        process.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +55,7 @@ def endpoint(
     azurite: Azurite, blobs: ContainerClient, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("endpoint")
-    with serving(folder, azurite, "--key-ttl-s", "0.2") as running:
+    with serving(folder, azurite, CONTAINER, "--key-ttl-s", "0.2") as running:
         yield running
 
 
@@ -254,7 +186,7 @@ def test_the_reference_evaluators_answer_the_same(
     azurite: Azurite, client: SdkClient, tmp_path: Path, evaluator: str
 ) -> None:
     options = ("--ei-evaluator", evaluator, "--offer", "ei", "--processes", "1")
-    with serving(tmp_path, azurite, *options) as running:
+    with serving(tmp_path, azurite, CONTAINER, *options) as running:
         status, _, body = running.post(request(client, ROWS[0]))
         assert status == 200, body
         assert np.abs(decrypted(client, body) - MODEL.scores(ROWS[:1])).max() < ERROR
@@ -266,7 +198,7 @@ def test_a_request_in_flight_is_finished_before_the_end(
     azurite: Azurite, client: SdkClient, tmp_path: Path, number: signal.Signals
 ) -> None:
     """The signal comes when half of the body has been sent."""
-    with serving(tmp_path, azurite) as running:
+    with serving(tmp_path, azurite, CONTAINER) as running:
         body = request(client, ROWS[0])
         connection = HTTPConnection(running.url.removeprefix("http://"), timeout=WITHIN_S)
         connection.putrequest("POST", "/score")
@@ -286,7 +218,7 @@ def test_a_request_in_flight_is_finished_before_the_end(
 
 
 def test_a_second_signal_ends_it_at_once(azurite: Azurite, tmp_path: Path) -> None:
-    with serving(tmp_path, azurite) as running:
+    with serving(tmp_path, azurite, CONTAINER) as running:
         connection = HTTPConnection(running.url.removeprefix("http://"), timeout=WITHIN_S)
         connection.putrequest("POST", "/score")
         connection.putheader("Content-Type", "application/json")
@@ -301,8 +233,7 @@ def test_a_second_signal_ends_it_at_once(azurite: Azurite, tmp_path: Path) -> No
 
 
 def test_a_port_in_use(endpoint: Running, azurite: Azurite, tmp_path: Path) -> None:
-    model = tmp_path / "model.npz"
-    np.savez(model, coef=MODEL.weights, intercept=MODEL.intercept)
+    model = saved(tmp_path)
     port = endpoint.url.rsplit(":", 1)[1]
     told = refuse(
         *("serve", "--model", str(model), "--port", port),

@@ -8,158 +8,38 @@ import gzip
 import hashlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
-import aiohttp
 import pytest
-from aiohttp import web
-from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from score.app import Endpoint
 from score.engine import JSON_TYPE
-from score.keycache import KeyCache
-from score.keystore import KeyStore
-from score.metrics import Metrics
-from score.pool import Pool
-from score.scoring import Scoring
-from score.settings import EndpointOptions, EngineOptions, KeyOptions, PoolOptions
+from score.keycache import ENTRY_BYTES
+from score.settings import EndpointOptions, EngineOptions
 from shared import container
-from shared.errors import StorageUnavailable
-from shared.ports import BlobReader
-from shared.settings import StorageSettings
-from tests.fakes import FakeStore
+from shared.blobnames import EXPIRES_AT
+from tests.fakes import FakeClock
 from tests.unit.score import toys
-
-WITHIN_S = 20.0
-MB = 1024 * 1024
-SECRET = "c2VjcmV0c2VjcmV0"
-TOKENS = ("first-token-of-two", "other-token-of-two")
-STORAGE = StorageSettings(
-    connection_string=SecretStr(f"AccountName=ours;AccountKey={SECRET}"), container="keys-here"
+from tests.unit.score.served import (
+    MB,
+    SECRET,
+    TOKENS,
+    WITHIN_S,
+    Served,
+    head,
+    json_body,
+    raw_connection,
+    serving,
+    texts,
+    until,
 )
-
-
-class Keys(FakeStore):
-    """The scorer's storage, which can be down."""
-
-    down = False
-
-    async def open(self, name: str) -> BlobReader:
-        if self.down:
-            raise StorageUnavailable("storage is down")
-        return await super().open(name)
-
-
-@dataclass
-class Served:
-    """An endpoint that is up, and its parts."""
-
-    session: aiohttp.ClientSession
-    port: int
-    keys: Keys
-    pool: Pool
-    endpoint: Endpoint
-
-    async def post(self, body: Any, content_type: str = JSON_TYPE, **headers: str) -> Answer:
-        return await self.request(
-            "POST", "/score", data=body, headers={"Content-Type": content_type, **headers}
-        )
-
-    async def get(self, path: str, **headers: str) -> Answer:
-        return await self.request("GET", path, headers=headers)
-
-    async def request(self, method: str, path: str, **options: Any) -> Answer:
-        url = f"http://127.0.0.1:{self.port}{path}"
-        async with self.session.request(method, url, **options) as response:
-            return Answer(response.status, response.headers, await response.read())
-
-
-@dataclass
-class Answer:
-    status: int
-    headers: Any
-    body: bytes
-
-    @property
-    def code(self) -> str:
-        """The code of a problem document, whose shape is checked on the way."""
-        assert self.headers["Content-Type"] == "application/problem+json"
-        document = json.loads(self.body)
-        assert document.keys() == {"type", "title", "status", "detail", "code"}
-        assert document["status"] == self.status
-        assert document["detail"]
-        return str(document["code"])
-
-
-@asynccontextmanager
-async def serving(
-    *,
-    processes: int = 1,
-    max_waiting: int = 8,
-    exec_s: float = 60.0,
-    options: EndpointOptions | None = None,
-    engine: EngineOptions | None = None,
-) -> AsyncIterator[Served]:
-    pool_options = PoolOptions(processes=processes, max_waiting=max_waiting, exec_s=exec_s)
-    keys = Keys()
-    for blob, key_id in ((toys.KEY_BLOB, toys.KEY_ID), (toys.BAD_BLOB, toys.BAD_KEY_ID)):
-        await keys.replace(f"keys/{key_id}", blob, content_type="application/octet-stream")
-    key_options = KeyOptions()
-
-    @asynccontextmanager
-    async def open_store(_: StorageSettings) -> AsyncIterator[FakeStore]:
-        yield keys
-
-    store = KeyStore(keys, STORAGE, key_options, open_store)
-    async with AsyncExitStack() as exits:
-        pool = await exits.enter_async_context(
-            Pool(toys.MODEL, engine or EngineOptions(), pool_options, toys.build)
-        )
-        cache = await exits.enter_async_context(aclosing(KeyCache(store, key_options)))
-        endpoint = Endpoint(
-            toys.MODEL,
-            pool,
-            Scoring(pool, store, cache),
-            Metrics(pool, cache),
-            options or EndpointOptions(),
-        )
-        runner = endpoint.runner()
-        await runner.setup()
-        exits.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        session = await exits.enter_async_context(aiohttp.ClientSession())
-        yield Served(session, runner.addresses[0][1], keys, pool, endpoint)
 
 
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:
     async with serving() as served:
         yield served
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that goes on at the same time."""
-    async with asyncio.timeout(WITHIN_S):
-        while not condition():  # noqa: ASYNC110 - nothing announces it
-            await asyncio.sleep(0.005)
-
-
-def texts(*ciphertexts: bytes) -> list[str]:
-    return [base64.b64encode(ciphertext).decode() for ciphertext in ciphertexts]
-
-
-def json_body(*ciphertexts: bytes, **fields: Any) -> bytes:
-    request = {
-        "data": texts(*(ciphertexts or (b"row",))),
-        "key_id": toys.KEY_ID,
-        "container": "keys-here",
-        **fields,
-    }
-    return json.dumps(request).encode()
 
 
 # --- answers ------------------------------------------------------------------------------------
@@ -249,7 +129,7 @@ async def test_metrics(served: Served) -> None:
     assert 'blindscore_requests_total{code="key_unknown",scheme="ei"} 1.0' in text
     assert 'blindscore_rows_total{scheme="ei"} 1.0' in text
     assert 'blindscore_stage_seconds_count{stage="evaluate"} 1.0' in text
-    assert f"blindscore_key_cache_bytes {float(len(toys.KEY_BLOB))}" in text
+    assert f"blindscore_key_cache_bytes {float(ENTRY_BYTES + len(toys.KEY_BLOB))}" in text
     assert "blindscore_key_cache_misses_total 2.0" in text
     assert "blindscore_lane_restarts_total 0.0" in text
     assert "blindscore_lanes 1.0" in text
@@ -356,6 +236,50 @@ async def test_routes_that_are_none(
     assert ("Allow" in answer.headers) == (status == 405)
 
 
+# --- keys that end -------------------------------------------------------------------------------
+
+
+async def test_a_deleted_key_is_unknown_although_an_evaluator_has_it_loaded() -> None:
+    clock = FakeClock()
+    async with serving(clock=clock) as served:
+        for body, content_type in (
+            (json_body(), JSON_TYPE),
+            (toys.packed_body(b"a"), container.CONTENT_TYPE),
+        ):
+            assert (await served.post(body, content_type)).status == 200
+        await served.keys.delete(f"keys/{toys.KEY_ID}")
+        clock.advance(29.9)
+        assert json.loads((await served.post(json_body())).body) == texts(b"ROW by load 1")
+        clock.advance(0.1)
+        for body, content_type in (
+            (json_body(), JSON_TYPE),
+            (toys.packed_body(b"a"), container.CONTENT_TYPE),
+        ):
+            answer = await served.post(body, content_type)
+            assert (answer.status, answer.code) == (404, "key_unknown")
+
+
+async def test_a_key_that_expires_stops_working_then() -> None:
+    clock = FakeClock()
+    async with serving(clock=clock) as served:
+        expires_at = datetime.fromtimestamp(clock() + 10, UTC).isoformat()
+        await served.keys.replace(
+            f"keys/{toys.KEY_ID}",
+            toys.KEY_BLOB,
+            content_type="application/octet-stream",
+            metadata={EXPIRES_AT: expires_at},
+        )
+        clock.advance(9.9)
+        assert (await served.post(json_body())).status == 200
+        clock.advance(0.1)  # the blob is cached for 29.9 s more, and loaded for as long as it may
+        for body, content_type in (
+            (json_body(), JSON_TYPE),
+            (toys.packed_body(b"a"), container.CONTENT_TYPE),
+        ):
+            answer = await served.post(body, content_type)
+            assert (answer.status, answer.code) == (403, "key_expired")
+
+
 # --- limits -------------------------------------------------------------------------------------
 
 
@@ -390,15 +314,6 @@ async def test_a_compressed_body_is_refused(served: Served) -> None:
     body = gzip.compress(json_body())
     answer = await served.request("POST", "/score", data=body, headers=headers)
     assert (answer.status, answer.code) == (415, "unsupported_media_type")
-
-
-async def raw_connection(served: Served) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection("127.0.0.1", served.port)
-
-
-def head(*lines: str) -> bytes:
-    fields = ["POST /score HTTP/1.1", "Host: h", f"Content-Type: {JSON_TYPE}", *lines]
-    return "\r\n".join([*fields, "", ""]).encode()
 
 
 async def test_a_slow_caller_holds_no_evaluator_and_is_given_up() -> None:
@@ -499,6 +414,26 @@ async def test_every_token_is_accepted(guarded: Served, token: str) -> None:
     assert (await guarded.get("/model", Authorization=f"bearer {token}")).status == 200
 
 
+async def test_a_body_that_waits_for_its_cue_is_asked_for_unless_it_is_a_strangers(
+    guarded: Served,
+) -> None:
+    body = json_body()
+    for authorization, first in ((f"Bearer {TOKENS[0]}", b"100 "), ("Bearer x", b"401 ")):
+        reader, writer = await raw_connection(guarded)
+        expect = ("Expect: 100-continue", f"Authorization: {authorization}")
+        writer.write(head(*expect, f"Content-Length: {len(body)}"))
+        assert first in await reader.readline()
+        if first == b"100 ":
+            await reader.readline()
+            writer.write(body)
+            assert b"200 " in await reader.readline()
+        writer.close()
+
+
+async def test_an_expectation_that_nobody_knows_is_ignored(served: Served) -> None:
+    assert (await served.post(json_body(), Expect="magic")).status == 200
+
+
 async def test_probes_need_no_token(guarded: Served) -> None:
     assert (await guarded.get("/")).status == 200
     assert (await guarded.get("/ready")).status == 200
@@ -525,6 +460,20 @@ async def test_no_log_line_holds_a_credential_or_a_ciphertext(
     assert "bad_ciphertext" in told
     for secret in (SECRET, TOKENS[0], marker.decode(), texts(marker)[0]):
         assert secret not in told
+
+
+async def test_what_is_no_http_is_refused_and_its_bytes_are_not_logged(
+    guarded: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A header with a stray byte may be the one with the token."""
+    reader, writer = await raw_connection(guarded)
+    writer.write(head(f"Authorization: Bearer {TOKENS[0]}\x00", "Content-Length: 0"))
+    answer = await reader.read()
+    assert b" 400 " in answer
+    assert b"Server: blindscore\r\n" in answer
+    writer.close()
+    assert "Error handling request" in caplog.text
+    assert TOKENS[0] not in caplog.text
 
 
 async def test_a_trace_context_is_logged_when_it_is_one(served: Served) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -13,13 +16,15 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from score.answers import NeedKeys
-from score.keycache import Key, KeyCache
+from score.keycache import ENTRY_BYTES, Key, KeyCache
 from score.keyhost import KeyHost, allowed_hosts, request_storage
 from score.keystore import KeySource, KeyStore
 from score.settings import KeyOptions
+from shared.blobnames import EXPIRES_AT
 from shared.errors import (
     AccessDenied,
     EvaluationKeysError,
+    KeyExpired,
     KeyHostNotAllowed,
     KeyUnknown,
     MalformedRequest,
@@ -65,8 +70,13 @@ class CountingStore(FakeStore):
         if self.fault is not None:
             raise self.fault
 
-    async def publish(self, data: bytes, *, name: str = f"keys/{KEY_ID}") -> None:
-        await super().replace(name, data, content_type="application/octet-stream")
+    async def publish(
+        self, data: bytes, *, name: str = f"keys/{KEY_ID}", expires_at: str | None = None
+    ) -> None:
+        metadata = None if expires_at is None else {EXPIRES_AT: expires_at}
+        await super().replace(
+            name, data, content_type="application/octet-stream", metadata=metadata
+        )
 
 
 class Accounts:
@@ -108,7 +118,7 @@ def store(own: CountingStore, accounts: Accounts) -> KeyStore:
 
 @pytest.fixture
 async def cache(store: KeyStore, clock: FakeClock) -> AsyncIterator[KeyCache]:
-    cache = KeyCache(store, KeyOptions(cache_bytes=100, ttl_s=30.0), clock)
+    cache = KeyCache(store, KeyOptions(cache_bytes=2 * ENTRY_BYTES + 100, ttl_s=30.0), clock)
     yield cache
     await cache.aclose()
 
@@ -122,7 +132,7 @@ async def test_a_key_is_read_once(cache: KeyCache, store: KeyStore, own: Countin
     assert first.data == b"keys"
     assert await cache.get(store.source(NEED)) == first
     assert own.opened == [f"keys/{KEY_ID}"]
-    assert (cache.hits, cache.misses, cache.nbytes) == (1, 1, 4)
+    assert (cache.hits, cache.misses, cache.nbytes) == (1, 1, ENTRY_BYTES + 4)
 
 
 async def test_however_many_requests_wait_there_is_one_download(
@@ -168,7 +178,7 @@ async def test_a_replaced_key_is_read_again_as_another_version(
     second = await cache.get(store.source(NEED))
     assert second.data == b"new keys"
     assert second.version != first.version
-    assert cache.nbytes == len(b"new keys")
+    assert cache.nbytes == ENTRY_BYTES + len(b"new keys")
 
 
 async def test_a_deleted_key_stops_working(
@@ -199,9 +209,93 @@ async def test_keys_are_kept_up_to_a_number_of_bytes(
     for need in needs:
         await own.publish(b"x" * 40, name=f"keys/{need.key_id}")
         await cache.get(store.source(need))
-    assert cache.nbytes == 80
+    assert cache.nbytes == 2 * ENTRY_BYTES + 80
     await cache.get(store.source(needs[0]))  # the least recently used of three
     assert len(own.opened) == 4
+
+
+async def test_any_number_of_tiny_keys_stays_bounded(
+    cache: KeyCache, store: KeyStore, own: CountingStore
+) -> None:
+    """All could be published by one hostile key owner."""
+    needs = [NeedKeys(scheme="ei", key_id=f"{number:032d}") for number in range(50)]
+    for need in needs:
+        await own.publish(b"", name=f"keys/{need.key_id}")
+        await cache.get(store.source(need))
+    assert cache.nbytes == 2 * ENTRY_BYTES
+    own.opened.clear()
+    for need in needs[-2:]:
+        await cache.get(store.source(need))
+    assert own.opened == []
+
+
+async def test_one_entry_takes_no_more_than_is_counted(store: KeyStore, accounts: Accounts) -> None:
+    """With a storage account of its own, which is the most there can be."""
+    await accounts.store.publish(b"", name=KEY_ID)
+    cache = KeyCache(store, KeyOptions())
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            await accounts.store.publish(b"", name=f"{number:032d}")
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(100):
+            need = NeedKeys(
+                scheme="ei", key_id=f"{number:032d}", container="theirs", conn_str=ALLOWED
+            )
+            await cache.get(store.source(need))
+        accounts.reached.clear()
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert taken < 100 * ENTRY_BYTES
+
+
+async def test_the_blob_at_the_root_and_the_one_in_the_folder_are_not_one_version(
+    cache: KeyCache, store: KeyStore, own: CountingStore, clock: FakeClock
+) -> None:
+    """Else an evaluator would go on with the keys of the one when it is to use the other's."""
+    await own.publish(b"theirs", name=KEY_ID)
+    _give_etag(own, KEY_ID)
+    theirs = await cache.get(store.source(NEED))
+    await own.delete(KEY_ID)
+    await own.publish(b"ours")
+    _give_etag(own, f"keys/{KEY_ID}")
+    clock.advance(31)
+    ours = await cache.get(store.source(NEED))
+    assert (theirs.data, ours.data) == (b"theirs", b"ours")
+    assert theirs.version != ours.version
+
+
+def _give_etag(own: CountingStore, name: str) -> None:
+    """Nothing says that ETags of different blobs differ."""
+    info, data = own.blobs[name]
+    own.blobs[name] = (replace(info, etag='"1"'), data)
+
+
+@pytest.mark.parametrize("offset", ["+00:00", "Z"])
+async def test_a_key_past_its_date_is_refused_whether_cached_or_not(
+    store: KeyStore, own: CountingStore, clock: FakeClock, offset: str
+) -> None:
+    today = [datetime(2026, 5, 1, 11, 59, 59, tzinfo=UTC)]
+    cache = KeyCache(store, KeyOptions(), clock, lambda: today[0])
+    await own.publish(b"keys", expires_at=f"2026-05-01T12:00:00{offset}")
+    assert (await cache.get(store.source(NEED))).data == b"keys"
+    today[0] += timedelta(seconds=1)
+    for _ in range(2):
+        with pytest.raises(KeyExpired, match="2026-05-01 12:00"):
+            await cache.get(store.source(NEED))
+    await own.publish(b"keys", expires_at=f"2026-05-01T13:00:00{offset}")
+    clock.advance(31)
+    assert (await cache.get(store.source(NEED))).data == b"keys"
+
+
+@pytest.mark.parametrize("text", ["", "never", "2026-05-01T12:00:00", "12:00"])
+async def test_a_date_that_can_not_be_read_does_not_mean_never(
+    store: KeyStore, own: CountingStore, text: str
+) -> None:
+    await own.publish(b"keys", expires_at=text)
+    with pytest.raises(EvaluationKeysError, match="ISO 8601"):
+        await store.find(store.source(NEED))
 
 
 async def test_a_fault_is_raised_to_all_who_wait_and_not_kept(

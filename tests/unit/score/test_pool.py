@@ -258,6 +258,33 @@ async def test_lanes_end_with_the_pool() -> None:
     assert not any(_runs(pid) for pid in pids)
 
 
+async def test_a_request_in_flight_does_not_disturb_the_end() -> None:
+    """A lane is buried once, by whoever stops the pool, and nothing takes its place."""
+
+    hanging = 0
+
+    async def hang(pool: Pool) -> None:
+        nonlocal hanging
+        async with pool.lease() as lane:
+            assert isinstance(await lane.feed(JSON_TYPE, body(toys.HANG), last=True), NeedKeys)
+            hanging += 1
+            await lane.use_keys("version", toys.KEY_BLOB)
+
+    async with asyncio.timeout(WITHIN_S):
+        async with Pool(toys.MODEL, EngineOptions(), PoolOptions(processes=2), toys.build) as pool:
+            requests = [asyncio.create_task(hang(pool)) for _ in range(2)]
+            await until(lambda: hanging == 2)
+            requests[0].cancel()
+        results = await asyncio.gather(*requests, return_exceptions=True)
+    ended = (CiphertextError, Overloaded)  # as it had taken the order, or not yet
+    assert isinstance(results[0], (asyncio.CancelledError, *ended))
+    assert isinstance(results[1], ended)
+    assert (pool.restarts, pool.pids) == (0, [])
+    with pytest.raises(Overloaded):
+        async with pool.lease():
+            pass
+
+
 async def test_signals_are_left_to_the_parent(pool: Pool) -> None:
     """Ctrl-C and a service manager's SIGTERM go to lanes too; requests finish all the same."""
     for pid in pool.pids:

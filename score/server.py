@@ -1,0 +1,119 @@
+"""An endpoint from its first process to its last answer."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+import typer
+from aiohttp import web
+
+from score import listener, tls
+from score.app import Endpoint
+from score.keycache import KeyCache
+from score.keystore import KeyStore
+from score.metrics import Metrics
+from score.pool import Pool
+from score.scoring import Scoring
+from score.settings import ServerOptions
+from score.signals import on_hangup, stop_on_signals
+from score.tokens import read_tokens
+from shared.errors import BlobNotFound, UsageError
+from shared.linear import LinearModel
+from shared.ports import BlobStore
+from shared.storage import open_store
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """Bound sockets: for callers and, where they have one of their own, for probes."""
+
+    score: socket.socket
+    health: socket.socket | None = None
+
+
+async def serve(model: LinearModel, sockets: Sockets, options: ServerOptions) -> None:
+    """Answer requests until SIGTERM or SIGINT, then for `grace_s` more those in flight.
+
+    SIGHUP has certificate, key and tokens read again. Raises `UsageError` for files that can't be
+    used, and whatever storage and model have to say against it.
+    """
+    context = None if options.tls is None else tls.server_context(options.tls)
+    stop = stop_on_signals()
+    async with AsyncExitStack() as exits:
+        own = await exits.enter_async_context(open_store(options.storage))
+        store = KeyStore(own, options.storage, options.keys, open_store)
+        await _check(own)
+        pool = await exits.enter_async_context(Pool(model, options.engine, options.pool))
+        keys = await exits.enter_async_context(aclosing(KeyCache(store, options.keys)))
+        scoring = Scoring(pool, store, keys)
+        endpoint = Endpoint(model, pool, scoring, Metrics(pool, keys), options.endpoint)
+        if sockets.health is not None:
+            await exits.enter_async_context(_site(endpoint.health_runner(), sockets.health))
+        site = await exits.enter_async_context(_site(endpoint.runner(), sockets.score, context))
+        if options.tls is not None or options.token_file is not None:
+            on_hangup(lambda: _renew(endpoint, context, options))
+        typer.echo(_ready_line(model, pool, sockets, is_tls=context is not None))
+        if sockets.health is not None:
+            typer.echo(f"probes and metrics at {listener.url(sockets.health)}")
+        await stop.wait()
+        await site.stop()
+        await endpoint.drain(options.grace_s)
+
+
+@asynccontextmanager
+async def _site(
+    runner: web.AppRunner, bound: socket.socket, context: ssl.SSLContext | None = None
+) -> AsyncIterator[web.SockSite]:
+    """An application on its socket."""
+    await runner.setup()
+    try:
+        site = web.SockSite(runner, bound, ssl_context=context)
+        await site.start()
+        yield site
+    finally:
+        await runner.cleanup()
+
+
+def _renew(endpoint: Endpoint, context: ssl.SSLContext | None, options: ServerOptions) -> None:
+    """Use what the files hold now; those that can't be used change nothing."""
+
+    def renew_tokens() -> None:
+        if options.token_file is not None:
+            endpoint.callers.accept((*options.fixed_tokens, *read_tokens(options.token_file)))
+
+    def renew_certificate() -> None:
+        if options.tls is not None and context is not None:
+            tls.reload(context, options.tls)
+
+    for what, renew in (("tokens", renew_tokens), ("certificate", renew_certificate)):
+        try:
+            renew()
+        except UsageError as error:
+            log.warning("what a file holds now is not used", what=what, reason=str(error))
+        else:
+            log.info("read again", what=what)
+
+
+async def _check(store: BlobStore) -> None:
+    """Raises what the first request would run into: no account, or no access to it."""
+    try:
+        await store.stat("keys/no-such-key")
+    except BlobNotFound as error:
+        if "ContainerNotFound" in error.message:
+            log.warning("the container does not exist yet", reason=error.message)
+
+
+def _ready_line(model: LinearModel, pool: Pool, sockets: Sockets, *, is_tls: bool) -> str:
+    return (
+        f"serving {model.features} features → {model.classes} scores "
+        f"(model {model.fingerprint[:12]}; {', '.join(sorted(pool.schemes))}; "
+        f"{len(pool.pids)} processes) "
+        f"on {listener.url(sockets.score, scheme='https' if is_tls else 'http')}"
+    )
