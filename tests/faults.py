@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Literal
 
+import pytest
 from aiohttp import ClientConnectionError, ClientSession, ClientTimeout, web
 from aiohttp.typedefs import Handler
 from pydantic import SecretStr
@@ -22,11 +23,13 @@ from yarl import URL
 
 from deploy.local.azurite import ACCOUNT, ACCOUNT_KEY, Azurite
 from deploy.local.ports import HOST
+from shared import azure_blob, azure_queue, azure_upload
 from shared.settings import StorageSettings
 
 Kind = Literal[
     "lost request",  # the connection ends before anything is done
     "reset",  # the same, by a TCP reset
+    "damaged request",  # a bit of the body flips on its way
     "lost answer",  # it is done, and the connection ends before the answer
     "first byte",  # the same, after one byte of the answer
     "cut answer",  # the same, after the head and half of the body
@@ -36,7 +39,11 @@ Kind = Literal[
     "failing",  # 500
     "bad gateway",  # 502 and a page, as a proxy would answer
     "page",  # 200 and a page
+    "gone",  # 404 MessageNotFound: what Azure says of an old receipt, where Azurite says 400
 ]
+
+PATIENCE_S, LATE_S = 2.0, 3.0
+"""How long a call to storage waits in tests of late answers; how late these are."""
 
 _HOP_HEADERS = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
 _PAGE = b"<!doctype html><title>Welcome</title><p>Please sign in to this network."
@@ -46,8 +53,18 @@ _ANSWERS: dict[Kind, tuple[int, bytes, str]] = {
     "failing": (500, b"<Error><Code>InternalError</Code><Message>no</Message></Error>", "xml"),
     "bad gateway": (502, _PAGE, "html"),
     "page": (200, _PAGE, "html"),
+    "gone": (404, b"<Error><Code>MessageNotFound</Code><Message>no</Message></Error>", "xml"),
 }
 _ANSWER_WITHIN = ClientTimeout(total=60)
+
+
+def give_up_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no call to storage wait for an answer that is late.
+
+    For tests of late answers only: others should bear a slow machine.
+    """
+    for module in (azure_blob, azure_queue, azure_upload):
+        monkeypatch.setattr(module, "CALL_S", PATIENCE_S)
 
 
 @dataclass(slots=True)
@@ -58,7 +75,7 @@ class Fault:
     method: str
     where: str = ""
     times: int = 1
-    late_s: float = 1.0
+    late_s: float = LATE_S
     retry_after_s: int | None = None
 
     def answer(self) -> web.Response:
@@ -164,6 +181,9 @@ def _forward(faults: Faults, backend: ClientSession, port: int) -> Handler:
             return fault.answer()
         if fault is not None and fault.kind in {"lost request", "reset"}:
             return _hang_up(request, reset=fault.kind == "reset")
+        if fault is not None and fault.kind == "damaged request":
+            sent = bytes([sent[0] ^ 1]) + sent[1:]
+            fault = None
         try:
             async with backend.request(
                 request.method,
