@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := .venv/.installed
 LOCKS := dev all producer worker score
 
-.PHONY: help setup demo up test bench fuzz lint format lock audit sbom clean
+.PHONY: help setup demo up test chaos bench fuzz lint format lock audit sbom clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ up: setup  ## Start storage, endpoint and worker here until Ctrl-C
 test: setup  ## Pass all tests
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
+chaos: setup  ## Kill everything, again and again, and soak; figures in build/chaos.json
+	@$(BIN)/python -m tests.chaos.run $(ARGS)
+
 bench: $(STAMP)  ## Measure every scheme and the pipeline; figures in build/bench.json
 	@$(BIN)/python -m deploy.local.install
 	@$(BIN)/python -m tests.bench $(ARGS)
@@ -48,13 +51,14 @@ fuzz: $(STAMP)  ## Fuzz what parses bytes from outside, FUZZ_S seconds each
 	  $(BIN)/python -m tests.fuzz.fuzz_$$name -max_total_time=$(FUZZ_S) -max_len=512 -timeout=10 \
 	    -artifact_prefix=build/fuzz/$$name- || exit 1; \
 	done
+	@FUZZ_S=$(FUZZ_S) $(BIN)/pytest tests/integration/test_openapi.py
 
 lint: $(STAMP)  ## Formatting, style, types, import contracts, shell scripts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/shellcheck .ci/run
+	@$(BIN)/shellcheck .ci/run tests/integration/readonly.sh
 
 format: $(STAMP)  ## Format the code
 	@$(BIN)/ruff format .
