@@ -34,6 +34,7 @@ class KeyPool:
         self.processes = processes
         self._secret = (scheme, secret)
         self._executor = self._start(processes)
+        self._starting: asyncio.Task[None] | None = None
         self._quarantine = asyncio.Lock()
         self._local = None if processes else client_scheme(scheme).load(secret)
 
@@ -41,13 +42,18 @@ class KeyPool:
         return f"KeyPool(processes={self.processes})"
 
     async def __aenter__(self) -> Self:
-        """Processes start now, while the first rows are read."""
-        for _ in range(self.processes):
-            await _submit(self._executor, _started)
+        """Processes start now, while the first rows are read or the first results awaited."""
+        self._starting = asyncio.create_task(self._start_all())
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self._starting is not None:
+            await asyncio.gather(self._starting, return_exceptions=True)  # work has told of it
         await asyncio.to_thread(self._executor.shutdown, cancel_futures=True)
+
+    async def _start_all(self) -> None:
+        for _ in range(self.processes):
+            await _submit(self._executor, _started)
 
     async def encrypt(self, rows: Rows, encoding: Encoding) -> AsyncGenerator[bytes]:
         """A block of rows as one request body, part by part. Raises `DatasetError`.

@@ -68,7 +68,7 @@ class Stack:
                 "BLINDSCORE_ENDPOINT": self.endpoint,
                 "BLINDSCORE_HOME": str(self.folder / "home"),
             }
-            endpoint = self._start(
+            self._start(
                 exits,
                 "serve",
                 "--model",
@@ -77,7 +77,7 @@ class Stack:
                 str(self.port),
                 *self.serve_options,
             )
-            self._wait_until_ready(endpoint)
+            self.wait_until_ready("serve", self.endpoint)
             self._start(exits, "work", *self.work_options)
             self._exits = exits.pop_all()
         return self
@@ -99,6 +99,19 @@ class Stack:
         environment = os.environ | elsewhere | self.environment
         return [sys.executable, "-m", "blindscore", *arguments], environment
 
+    def wait_until_ready(self, name: str, url: str) -> None:
+        """Until `serve` or `work`, which answers probes at `url`, can do its work."""
+        give_up_at = time.monotonic() + READY_WITHIN_S
+        while time.monotonic() < give_up_at:
+            if self._processes[name].poll() is not None:
+                raise BlindscoreError(f"`blindscore {name}` did not start:\n{self.log_tail(name)}")
+            try:
+                with urllib.request.urlopen(f"{url}/ready", timeout=5):  # noqa: S310
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(POLL_S)
+        raise BlindscoreError(f"`blindscore {name}` was not ready within {READY_WITHIN_S:.0f} s")
+
     def _start_storage(self, exits: ExitStack) -> StorageSettings:
         self._azurite = exits.enter_context(
             Azurite(
@@ -109,7 +122,7 @@ class Stack:
         )
         return StorageSettings(connection_string=SecretStr(self._azurite.connection_string))
 
-    def _start(self, exits: ExitStack, *arguments: str) -> subprocess.Popen[bytes]:
+    def _start(self, exits: ExitStack, *arguments: str) -> None:
         argv, environment = self.command(*arguments)
         for secret in (PASSPHRASE_VARIABLE, NEW_PASSPHRASE_VARIABLE):
             environment.pop(secret, None)  # the key owner's: none of these parties is that
@@ -124,19 +137,6 @@ class Stack:
         )
         exits.callback(stop_process, process, within_s=STOP_WITHIN_S)
         self._processes[arguments[0]] = process
-        return process
-
-    def _wait_until_ready(self, endpoint: subprocess.Popen[bytes]) -> None:
-        give_up_at = time.monotonic() + READY_WITHIN_S
-        while time.monotonic() < give_up_at:
-            if endpoint.poll() is not None:
-                raise BlindscoreError(f"the endpoint did not start:\n{self.log_tail('serve')}")
-            try:
-                with urllib.request.urlopen(f"{self.endpoint}/ready", timeout=5):  # noqa: S310
-                    return
-            except (urllib.error.URLError, OSError):
-                time.sleep(POLL_S)
-        raise BlindscoreError(f"the endpoint was not ready within {READY_WITHIN_S:.0f} s")
 
     def pids(self) -> dict[str, int]:
         """The process ids of what was started: `azurite`, `serve` and `work`."""

@@ -33,6 +33,7 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
+from deploy.local.ports import free_port
 from deploy.local.stack import Stack
 from producer.cli import produce
 from producer.cli_keygen import keygen
@@ -52,7 +53,8 @@ from tests.commands import MNIST, MNIST_MODEL
 SEEDS_IMAGES = 2
 ROWS = (10_000, 60_000)
 BLOCK = 4096
-SAMPLE_S = 0.05
+SAMPLE_S = 0.25
+LOOK_S = 0.01
 MIB = 1024 * 1024
 
 
@@ -151,7 +153,13 @@ def ours(scratch: Path, images: np.ndarray, count: int, kernel_s: float) -> Run:
 def through(folder: Path, rows: Path, model: Path, *, scale: float, consent: str = "") -> Run:
     """A file of rows, of values up to `scale`, through the pipeline in scheme `packed`."""
     options = ("--trust-pickle", consent) if consent else ()
-    with Stack(folder, model, serve_options=options) as stack, _environment(stack):
+    probes = free_port(0)
+    work_options = ("--health-port", str(probes))
+    with (
+        Stack(folder, model, serve_options=options, work_options=work_options) as stack,
+        _environment(stack),
+    ):
+        stack.wait_until_ready("work", f"http://127.0.0.1:{probes}")
         home, out = folder / "home", folder / "out"
         _silently(lambda: keygen(scheme="packed", home=home))
         said = StringIO()
@@ -170,7 +178,7 @@ def through(folder: Path, rows: Path, model: Path, *, scale: float, consent: str
             )
             producing.start()
             while "\n" not in said.getvalue() and producing.is_alive():
-                time.sleep(SAMPLE_S)
+                time.sleep(LOOK_S)
             name = said.getvalue().split()[0]
             collect(name, out=out, model=model, trust_pickle=consent, home=home)
             producing.join()
@@ -230,19 +238,17 @@ class Meter:
 
     def _processes(self) -> Iterator[tuple[str, psutil.Process]]:
         names = {"azurite": "Azurite", "serve": "endpoint", "work": "worker"}
-        servers = self._stack.pids()
-        for name, pid in servers.items():
-            server = psutil.Process(pid)
-            yield names[name], server
-            for child in server.children(recursive=True):
-                yield f"{names[name]} pool", child
+        servers = {pid: names[name] for name, pid in self._stack.pids().items()}
         own = psutil.Process()
         yield "produce and collect", own
-        for child in own.children():
-            if child.pid not in servers.values():
-                yield "produce and collect pools", child
-                for grandchild in child.children(recursive=True):
-                    yield "produce and collect pools", grandchild
+        pools = {own.pid: "produce and collect pools"}  # what the children of a process are
+        for process in own.children(recursive=True):  # parents come before their children
+            try:
+                part = servers.get(process.pid) or pools[process.ppid()]
+            except (psutil.Error, KeyError):
+                continue  # it has just ended, or its parent has
+            pools[process.pid] = f"{part} pool" if process.pid in servers else part
+            yield part, process
 
 
 def _cpu_s(process: psutil.Process) -> float:
