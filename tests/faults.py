@@ -12,7 +12,6 @@ import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import Literal
 
 import pytest
@@ -25,6 +24,7 @@ from deploy.local.azurite import ACCOUNT, ACCOUNT_KEY, Azurite
 from deploy.local.ports import HOST
 from shared import azure_blob, azure_queue, azure_upload
 from shared.settings import StorageSettings
+from tests.forwarding import Answer, forward
 
 Kind = Literal[
     "lost request",  # the connection ends before anything is done
@@ -45,7 +45,6 @@ Kind = Literal[
 PATIENCE_S, LATE_S = 2.0, 3.0
 """How long a call to storage waits in tests of late answers; how late these are."""
 
-_HOP_HEADERS = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
 _PAGE = b"<!doctype html><title>Welcome</title><p>Please sign in to this network."
 _ANSWERS: dict[Kind, tuple[int, bytes, str]] = {
     "busy": (503, b"<Error><Code>ServerBusy</Code><Message>later</Message></Error>", "xml"),
@@ -185,39 +184,29 @@ def _forward(faults: Faults, backend: ClientSession, port: int) -> Handler:
             sent = bytes([sent[0] ^ 1]) + sent[1:]
             fault = None
         try:
-            async with backend.request(
-                request.method,
-                URL(f"http://{HOST}:{port}{request.raw_path}", encoded=True),
-                headers=request.headers,
-                data=BytesIO(sent) if sent else None,
-                skip_auto_headers=("Content-Type", "User-Agent", "Accept", "Accept-Encoding"),
-                allow_redirects=False,
-            ) as answer:
-                body = await answer.read()
+            answer = await forward(request, sent, backend, port)
         except ClientConnectionError:
             return _hang_up(request)  # the server is gone: so are we
-        headers = {k: v for k, v in answer.headers.items() if k.lower() not in _HOP_HEADERS}
-        if request.method == "HEAD":
-            headers["Content-Length"] = answer.headers.get("Content-Length", "0")
         if fault is None:
-            return web.Response(status=answer.status, headers=headers, body=body)
+            return answer.response()
         if fault.kind == "late answer":
             await asyncio.sleep(fault.late_s)
-            return web.Response(status=answer.status, headers=headers, body=body)
+            return answer.response()
         if fault.kind == "first byte" and request.transport is not None:
             request.transport.write(b"H")
         if fault.kind == "cut answer":
             with contextlib.suppress(ConnectionError):
-                await _half(request, answer.status, headers, body)
+                await _half(request, answer)
         return _hang_up(request)
 
     return handle
 
 
-async def _half(request: web.Request, status: int, headers: dict[str, str], body: bytes) -> None:
-    cut = web.StreamResponse(status=status, headers=headers | {"Content-Length": str(len(body))})
+async def _half(request: web.Request, answer: Answer) -> None:
+    headers = answer.headers | {"Content-Length": str(len(answer.body))}
+    cut = web.StreamResponse(status=answer.status, headers=headers)
     await cut.prepare(request)
-    await cut.write(body[: len(body) // 2])
+    await cut.write(answer.body[: len(answer.body) // 2])
 
 
 def _hang_up(request: web.Request, *, reset: bool = False) -> web.Response:

@@ -13,21 +13,19 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import psutil
 from aiohttp import ClientConnectionError, ClientSession, ClientTimeout, web
-from yarl import URL
 
 from deploy.local.ports import HOST
+from tests.forwarding import forward
 
 T = TypeVar("T")
 
 WATCH_EVERY_S = 0.05
 _MESSAGE = re.compile(rb"<MessageText>([A-Za-z0-9+/=\s]+)</MessageText>")
-_HOP_HEADERS = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
 
 
 @dataclass
@@ -113,25 +111,14 @@ class Recorder:
                 self.saw(f"{what}: header {header.decode().title()}", value)
             self.saw(f"{what}: body", sent)
             try:
-                async with backend.request(
-                    request.method,
-                    URL(f"http://{HOST}:{port}{request.raw_path}", encoded=True),
-                    headers=request.headers,
-                    data=BytesIO(sent) if sent else None,
-                    skip_auto_headers=("Content-Type", "User-Agent", "Accept", "Accept-Encoding"),
-                    allow_redirects=False,
-                ) as answer:
-                    body = await answer.read()
+                answer = await forward(request, sent, backend, port)
             except ClientConnectionError:
                 if request.transport is not None:
                     request.transport.abort()
                 return web.Response()
             for header, value in answer.raw_headers:
                 self.saw(f"answer of {name}: header {header.decode().title()}", value)
-            self.saw(f"answer of {name}: body", body)
-            headers = {k: v for k, v in answer.headers.items() if k.lower() not in _HOP_HEADERS}
-            if request.method == "HEAD":
-                headers["Content-Length"] = answer.headers.get("Content-Length", "0")
-            return web.Response(status=answer.status, headers=headers, body=body)
+            self.saw(f"answer of {name}: body", answer.body)
+            return answer.response()
 
         return handle
