@@ -13,18 +13,26 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from multiprocessing.context import BaseContext
 from typing import Self, TypeVar
 
 from producer.schemes import ClientKey, Encoding, Rows, Scores, client_scheme
+from shared import forkserver
 from shared.errors import BlindscoreError, CiphertextError
 
 T = TypeVar("T")
 
-_key: ClientKey | None = None
+PARTS_AHEAD = 2
+"""Of a block, besides one for each process."""
+
+_HAS_FORKSERVER = "forkserver" in multiprocessing.get_all_start_methods()
+
+_key: ClientKey | BlindscoreError | None = None
 
 
 class KeyPool:
@@ -58,20 +66,26 @@ class KeyPool:
     async def encrypt(self, rows: Rows, encoding: Encoding) -> AsyncGenerator[bytes]:
         """A block of rows as one request body, part by part. Raises `DatasetError`.
 
-        All parts are begun at once, on every process, ahead of those of later blocks.
+        Parts are begun ahead of the one that is wanted, enough for every process, and no more: they
+        wait in memory when they are taken slowly.
         """
-        tasks = [
-            asyncio.create_task(self._encrypt(_of(rows, part), part))
-            for part in client_scheme(self._secret[0]).split(encoding)
-        ]
-        tasks.reverse()
+        parts = iter(client_scheme(self._secret[0]).split(encoding))
+        ahead: deque[asyncio.Task[bytes]] = deque()
+
+        def begin(count: int) -> None:
+            for part in islice(parts, count):
+                ahead.append(asyncio.create_task(self._encrypt(_of(rows, part), part)))
+
+        begin(self.processes + PARTS_AHEAD)
         try:
-            while tasks:
-                yield await tasks.pop()
+            while ahead:
+                piece = await ahead.popleft()
+                begin(1)
+                yield piece
         finally:
-            for task in tasks:
+            for task in ahead:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*ahead, return_exceptions=True)
 
     async def _encrypt(self, rows: Rows, part: Encoding) -> bytes:
         if self._local is not None:
@@ -80,7 +94,7 @@ class KeyPool:
             return await self._run(_encrypt, rows, part)
         except BrokenProcessPool as error:
             raise BlindscoreError(
-                "an encryption process died", remedy="is there enough memory? try --processes 1"
+                "an encryption process died", remedy="is there enough memory? try fewer --processes"
             ) from error
 
     async def decrypt(self, body: bytes, *, rows: int) -> Scores:
@@ -130,7 +144,20 @@ class KeyPool:
 
 async def _submit(executor: Executor, function: Callable[..., T], *args: object) -> Future[T]:
     """Off the event loop: what has to start a process first waits until it runs."""
-    return await asyncio.to_thread(executor.submit, function, *args)
+    return await asyncio.to_thread(_start_and_submit, executor, function, *args)
+
+
+def _start_and_submit(executor: Executor, function: Callable[..., T], *args: object) -> Future[T]:
+    """Raises `BlindscoreError` when no process can be started."""
+    try:
+        if isinstance(executor, ProcessPoolExecutor) and _HAS_FORKSERVER:
+            forkserver.ensure_running()
+        return executor.submit(function, *args)
+    except (OSError, EOFError) as error:
+        raise BlindscoreError(
+            f"no process can be started ({type(error).__name__})",
+            remedy="is there enough memory? --processes 0 needs no more processes",
+        ) from error
 
 
 def _context(scheme: str) -> BaseContext:
@@ -138,7 +165,7 @@ def _context(scheme: str) -> BaseContext:
 
     One takes 30 ms then, and not a quarter of a second of a core. Elsewhere than on POSIX it does.
     """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+    if not _HAS_FORKSERVER:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, client_scheme(scheme).__module__])
@@ -153,7 +180,10 @@ def _start_process(scheme: str, secret: bytes) -> None:
     global _key  # noqa: PLW0603 - one key a process, set once
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _key = client_scheme(scheme).load(secret)
+    try:
+        _key = client_scheme(scheme).load(secret)
+    except BlindscoreError as error:
+        _key = error  # each task tells of it; what is raised here would only break the pool
 
 
 def _end_with_parent() -> None:
@@ -167,6 +197,8 @@ def _end_with_parent() -> None:
 def _own_key() -> ClientKey:
     if _key is None:
         raise BlindscoreError("this process was not given a key")
+    if isinstance(_key, BlindscoreError):
+        raise _key
     return _key
 
 

@@ -18,6 +18,7 @@ from score import lane_main
 from score.answers import Answer, Done, Failed, Ready, Reply, decode
 from score.engine import Build
 from score.settings import EngineOptions, PoolOptions
+from shared import forkserver
 from shared.errors import BlindscoreError, CiphertextError, EvaluationTimeout, Overloaded
 from shared.linear import LinearModel
 
@@ -132,6 +133,7 @@ class Lane:
         return exit_code
 
     def _launch(self, theirs: Connection) -> None:
+        forkserver.ensure_running()
         self._process.start()
         # Evaluators ignore SIGTERM, by which multiprocessing would end them at exit.
         atexit.register(self._process.kill)

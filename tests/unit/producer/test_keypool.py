@@ -16,11 +16,18 @@ import psutil
 import pytest
 
 from producer import keypool
-from producer.keypool import KeyPool
+from producer.keypool import PARTS_AHEAD, KeyPool
 from producer.schemes import Encoding, Rows, Scores, client_scheme
+from producer.schemes.packed import PART_FEATURES
 from score.schemes.direct import DirectEvaluator
-from shared import container
-from shared.errors import BlindscoreError, CiphertextError, DatasetError, MalformedRequest
+from shared import container, forkserver
+from shared.errors import (
+    BlindscoreError,
+    CiphertextError,
+    DatasetError,
+    MalformedRequest,
+    SecretKeyError,
+)
 from tests.direct_products import respond
 from tests.unit.producer.pipeline import ERROR, FEATURES, KEY, MODEL, data_set
 
@@ -73,6 +80,29 @@ async def test_a_block_is_encrypted_in_parts(processes: int) -> None:
     assert (header.rows, header.features, len(payloads)) == (2, 300, 301)
 
 
+async def test_parts_wait_in_memory_only_as_many_as_keep_the_processes_at_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However slowly they are taken."""
+    begun = 0
+    encrypt = KeyPool._encrypt
+
+    async def counted(pool: KeyPool, rows: Rows, part: Encoding) -> bytes:
+        nonlocal begun
+        begun += 1
+        return await encrypt(pool, rows, part)
+
+    monkeypatch.setattr(KeyPool, "_encrypt", counted)
+    key = client_scheme("packed").generate("n2048")
+    features = 10 * PART_FEATURES
+    async with KeyPool("packed", key.export_secret(), processes=0) as pool:
+        taken = 0
+        async for _ in pool.encrypt(np.zeros((1, features)), Encoding("blindscore", features, 1.0)):
+            taken += 1
+            assert begun - taken <= PARTS_AHEAD
+    assert taken == begun == 10
+
+
 async def test_a_block_that_nobody_wants_any_more_is_given_up(pool: KeyPool) -> None:
     async with aclosing(pool.encrypt(ROWS, ENCODING)):
         pass
@@ -123,6 +153,23 @@ async def test_a_process_that_dies_while_encrypting_is_told() -> None:
         with pytest.raises((BrokenProcessPool, BlindscoreError)):
             await dying
         await encrypted(pool, ROWS)
+
+
+async def test_a_damaged_secret_is_told_as_such() -> None:
+    """And not as a process that died."""
+    async with KeyPool("direct", KEY.secret_bytes()[:-9], processes=1) as pool:
+        with pytest.raises(SecretKeyError, match="damaged"):
+            await encrypted(pool, ROWS)
+
+
+async def test_a_process_that_cannot_be_started_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(forkserver, "ensure_running", refuse)
+    async with KeyPool("direct", KEY.secret_bytes(), processes=1) as pool:
+        with pytest.raises(BlindscoreError, match="no process can be started"):
+            await encrypted(pool, ROWS)
 
 
 def test_the_secret_does_not_show() -> None:

@@ -1,0 +1,35 @@
+"""The interpreter that processes are forked from: fresh, with their code imported once.
+
+Of the memory of the program that starts it nothing is in it (`multiprocessing`, "forkserver").
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from multiprocessing import forkserver, resource_tracker
+from threading import Lock
+
+_SAFE_PATH = "PYTHONSAFEPATH"
+_starting = Lock()
+
+
+def ensure_running() -> None:
+    """Start it, unless it runs already; blocks for some milliseconds. Raises `OSError`.
+
+    Its first imports come before it knows this program's `sys.path`: a `shared.py` or `score.py`
+    in the working directory must not be taken for ours. And Ctrl-C is this program's to handle.
+    """
+    resource_tracker.ensure_running()  # first: starting that one unblocks the signal
+    with _starting:
+        before = os.environ.get(_SAFE_PATH)
+        os.environ[_SAFE_PATH] = "1"
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            if before is None:
+                del os.environ[_SAFE_PATH]
+            else:
+                os.environ[_SAFE_PATH] = before
