@@ -105,13 +105,13 @@ class AzureUpload:
 
     async def _can_stage(self, block: bytes, staged: list[BlobBlock]) -> bool:
         """Stage one more block, unless the first one shows that we may create only."""
-        if not self._rights.blocks:
+        if not staged and not self._rights.blocks:
             return False
         try:
             staged.append(await self._stage(block))
         except AccessDenied:
             if staged or self._rights.blocks:
-                raise
+                raise  # what is staged is part of the blob: nothing but all of it will do
             return False
         return True
 
