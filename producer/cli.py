@@ -17,7 +17,7 @@ from producer.keys import CANARIES, ROWS, SIGNING, KeyFile, require_unexpired
 from producer.offer import Offer, fetch_offer
 from producer.progress import RowProgress
 from producer.runs import RunFolder, RunRecord
-from producer.schemes import client_scheme
+from producer.schemes import Encoding, client_scheme
 from producer.signing import ManifestSigner, complete_manifest
 from producer.submit import Submission
 from shared import blobnames, cli, telemetry
@@ -29,6 +29,8 @@ from shared.storage import open_storage, open_store
 stderr = Console(stderr=True)
 
 TYPICAL_CLASSES = 10
+BLOCKS_IN_PARTS = 3
+"""One that is encrypted, one on its way, and one that is being read."""
 """Taken where no endpoint was asked."""
 
 
@@ -227,13 +229,24 @@ async def _submit(
                         "no access to the queue's depth: going on without --max-backlog"
                     ),
                 ),
-                in_flight=workers + 1,
+                in_flight=_in_flight(record, workers),
                 on_job=lambda entry: progress.add(entry.rows),
             )
             await submission.start()
             typer.echo(record.run)
             manifest = await submission.run(source.blocks(record.rows_per_job))
     _say("enqueued", manifest)
+
+
+def _in_flight(record: RunRecord, workers: int) -> int:
+    """Blocks that are encrypted or uploaded at once: no more than keep every process at work.
+
+    All processes work on the parts of one block; each more would take its share of the memory and
+    of the line, and on a thin line none would arrive in time.
+    """
+    whole = Encoding(record.container, record.features, record.input_bound)
+    in_parts = len(client_scheme(record.scheme).split(whole)) > 1
+    return min(workers + 1, BLOCKS_IN_PARTS) if in_parts else workers + 1
 
 
 def _say(what: str, manifest: Manifest) -> None:

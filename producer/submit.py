@@ -124,11 +124,15 @@ class Submission:
 
         What storage fails for long is encrypted anew: no block is kept for that.
         """
-        try:
-            await patiently(partial(self._try_upload, job, block, tag))
-        except BlobExists:  # an upload of ours whose answer was lost, or a stranger's
-            await self._find_upload(job)
-        return self.journal.encryptions(job)[-1].entry
+        while True:
+            try:
+                await patiently(partial(self._try_upload, job, block, tag))
+            except BlobExists:  # an upload of ours whose answer was lost, or a stranger's
+                entry = await self._find_upload(job)
+                if entry is None:
+                    continue  # gone meanwhile
+                return entry
+            return self.journal.encryptions(job)[-1].entry
 
     async def _try_upload(self, job: str, block: Block, tag: str) -> None:
         metadata: dict[str, str] = {}
