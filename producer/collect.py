@@ -17,6 +17,7 @@ from pathlib import Path
 from producer.judge import Judge
 from producer.keypool import KeyPool
 from producer.parts import Parts
+from producer.patience import patiently
 from producer.results import Collected
 from producer.signing import ManifestSigner
 from shared import blobnames
@@ -29,7 +30,8 @@ PAUSE_GROWTH = 1.1
 run ends much later for it."""
 SWEEP_S = 15.0
 """How often to look for results everywhere, and not only where the next ones are due."""
-JOBS_A_LISTING = 1000
+JOBS_A_LISTING = 100
+"""A listing costs a kilobyte a blob, and while results come in there are several a second."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -57,7 +59,7 @@ class Collector:
         give_up_at = clock() + deadline_s
         sweep_at = clock()
         pause_s = SHORTEST_PAUSE_S
-        manifest = await self.signer.read(self.store, self.run)
+        manifest = await patiently(lambda: self.signer.read(self.store, self.run))
         collected = Collected(manifest, Parts(self.folder, manifest))
         while True:
             now = clock()
@@ -81,7 +83,7 @@ class Collector:
     async def _look(self, collected: Collected, *, sweep: bool) -> bool:
         """Take in what is new; whether anything was.
 
-        Listings are of a thousand jobs each. Jobs are done about in their order, so a look ends
+        Listings are of a hundred jobs each. Jobs are done about in their order, so a look ends
         with the first listing that is empty, unless it is a sweep. Failures can wait until no
         results come in.
         """
@@ -145,7 +147,7 @@ class Collector:
 
 
 def _prefixes(collected: Collected) -> Iterator[str]:
-    """Where results of jobs that aren't settled would be, a thousand jobs each, in order.
+    """Where results of jobs that aren't settled would be, a hundred jobs each, in order.
 
     While the run is being produced nobody knows how many there will be, so this has no end.
     """
@@ -155,7 +157,7 @@ def _prefixes(collected: Collected) -> Iterator[str]:
     complete = collected.manifest.complete
     for listing in sorted(due) if complete else itertools.count():
         if done[listing] < (due[listing] if complete else JOBS_A_LISTING):
-            yield blobnames.output_blob(collected.manifest.run, f"{listing:03d}")
+            yield blobnames.output_blob(collected.manifest.run, f"{listing:04d}")
 
 
 def _listing_of(job: str) -> int:
