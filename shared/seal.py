@@ -65,10 +65,18 @@ class _Scratch(threading.local):
     """One in-memory file a thread, reused: SEAL reads and writes it by path."""
 
     def __init__(self) -> None:
-        self.fd, self.path = _memory_file() or _nameless_file() or _named_file()
+        nameless = _memory_file() or _nameless_file()
+        self.fd, self.path = nameless or _named_file()
+        self.may_stay = nameless is None
 
-    def clear(self) -> None:
-        """Leave nothing of a secret behind. Zeros first: a disk keeps what is only cut off."""
+    def clear(self, *, secret: bool) -> None:
+        """Leave nothing of a secret behind. Zeros first: a disk keeps what is only cut off.
+
+        In a file that may outlive its process, anything may be one: a fresh encryption of zero
+        tells what was added to it later.
+        """
+        if not secret and not self.may_stay:
+            return
         size = os.fstat(self.fd).st_size
         os.pwrite(self.fd, bytes(size), 0)
         os.ftruncate(self.fd, 0)
@@ -103,7 +111,10 @@ def _nameless_file() -> tuple[int, str] | None:
 
 
 def _named_file() -> tuple[int, str]:
-    """A temporary file, removed when this process ends in an orderly way."""
+    """A temporary file, removed when this process ends in an orderly way.
+
+    A process of a pool does not: an empty file is what it leaves.
+    """
     fd, name = tempfile.mkstemp(prefix="seal-")
     atexit.register(_remove, fd, name)
     return fd, name
@@ -142,8 +153,7 @@ def save(obj: Savable, *, secret: bool = False) -> bytes:
         obj.save(_scratch.path)
         return os.pread(fd, os.fstat(fd).st_size, 0)
     finally:
-        if secret:
-            _scratch.clear()
+        _scratch.clear(secret=secret)
 
 
 def load(
@@ -165,6 +175,5 @@ def load(
     except (RuntimeError, ValueError, OverflowError, MemoryError) as error:
         raise CiphertextError(f"{what} was refused by SEAL: {error}") from error
     finally:
-        if secret:
-            _scratch.clear()
+        _scratch.clear(secret=secret)
     return obj
