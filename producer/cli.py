@@ -134,10 +134,10 @@ def produce(
             if key
             else ring.newest(_scheme(scheme, source, offer))
         )
+        default = client_scheme(key_file.scheme).rows_per_job(key_file.record.preset or "")
         if offer is not None:
             offer.require_scheme(key_file.scheme)
             offer.require_input_bound(key_file.scheme, input_bound or source.input_bound)
-            default = client_scheme(key_file.scheme).default_rows_per_job
             rows_per_job = offer.rows_per_job(key_file.scheme, rows_per_job, default=default)
         record = RunRecord(
             run=blobnames.new_run_id(),
@@ -148,9 +148,7 @@ def produce(
             dataset=source.spec,
             features=source.features,
             input_bound=input_bound or source.input_bound,
-            rows_per_job=data_rows(
-                rows_per_job or client_scheme(key_file.scheme).default_rows_per_job, canaries
-            ),
+            rows_per_job=data_rows(rows_per_job or default, canaries),
             canaries=canaries,
             created_at=utc_now(),
             offer=offer,

@@ -74,7 +74,10 @@ class ClientScheme(Protocol):
     name: str
     content_type: str
     """Of the request bodies that its keys' `encrypt` makes."""
-    default_rows_per_job: int
+
+    def rows_per_job(self, preset: str = "", /) -> int:
+        """In one job of a key of this preset, unless its owner wants something else."""
+        ...
 
     def split(self, encoding: Encoding) -> Sequence[Encoding]:
         """Parts in which a block may be encrypted, on any core: their bodies, in order, are its.

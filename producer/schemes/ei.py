@@ -205,11 +205,13 @@ class EiScheme:
 
     name = "ei"
     content_type = "application/json"
-    default_rows_per_job = 16
-    """3.5 MB of ciphertexts up, up to 50 MB of results down."""
 
     def __init__(self, client: Callable[[bytes], Client] = NativeClient) -> None:
         self._client = client
+
+    def rows_per_job(self, _preset: str = "", /) -> int:
+        """3.5 MB of ciphertexts up, up to 50 MB of results down."""
+        return 16
 
     def split(self, encoding: Encoding) -> Sequence[Encoding]:
         """One part: the ciphertexts are of rows."""

@@ -181,7 +181,10 @@ class PackedScheme:
 
     name = packed.SCHEME
     content_type = CONTENT_TYPE
-    default_rows_per_job = PACKED_PRESETS[PACKED_DEFAULT].ring.degree
+
+    def rows_per_job(self, preset: str = "", /) -> int:
+        """As many as a ciphertext has coefficients."""
+        return PACKED_PRESETS.get(preset, PACKED_PRESETS[PACKED_DEFAULT]).ring.degree
 
     def split(self, encoding: Encoding) -> Sequence[Encoding]:
         """Parts of `PART_FEATURES` features: no ciphertext depends on those of others."""

@@ -58,7 +58,7 @@ def run() -> dict[str, float]:
 
 def measure(scheme: str, evaluator: ContainerEvaluator, rows: Rows) -> float:
     """Processor milliseconds to encrypt, score and decrypt all rows, in the scheme's own jobs."""
-    step = client_scheme(scheme).default_rows_per_job
+    step = client_scheme(scheme).rows_per_job()
     key = client_scheme(scheme).generate()
 
     def all_jobs() -> None:

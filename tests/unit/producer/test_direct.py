@@ -69,7 +69,7 @@ def test_scheme_is_registered() -> None:
     scheme = client_scheme("direct")
     assert scheme.name == "direct"
     assert scheme.content_type == CONTENT_TYPE
-    assert 1 <= scheme.default_rows_per_job <= 64
+    assert 1 <= scheme.rows_per_job() <= 64
 
 
 def test_presets_are_secure_by_both_tables() -> None:

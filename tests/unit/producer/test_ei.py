@@ -62,7 +62,7 @@ def test_it_is_the_scheme_called_ei() -> None:
     scheme = client_scheme("ei")
     assert scheme is SCHEME
     assert (scheme.name, scheme.content_type) == ("ei", "application/json")
-    assert scheme.default_rows_per_job == 16
+    assert scheme.rows_per_job() == 16
 
 
 def test_a_body_comes_a_row_at_a_time(key: EiKey) -> None:

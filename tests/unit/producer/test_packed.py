@@ -69,7 +69,8 @@ def decrypt_frame(key: PackedKey, payload: bytes, count: int) -> np.ndarray:
 def test_is_a_client_scheme(key: PackedKey) -> None:
     scheme: ClientScheme = client_scheme("packed")
     client_key: ClientKey = key
-    assert scheme.default_rows_per_job == PACKED_PRESETS[PACKED_DEFAULT].ring.degree
+    assert scheme.rows_per_job() == PACKED_PRESETS[PACKED_DEFAULT].ring.degree
+    assert scheme.rows_per_job("n2048") == 2048
     assert client_key.scheme == scheme.name == "packed"
 
 
