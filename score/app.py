@@ -30,6 +30,9 @@ ROWS_HEADER = "X-Blindscore-Rows"
 READ_BUFFER_BYTES = 256 * 1024
 CLOSE_S = 1.0
 """For the last bytes of answers, and connections that sent nothing."""
+LINGER_S = 10.0
+"""Longest that the rest of a refused body is read, and dropped. If the connection were closed on
+it, its sender would see that, and might miss the answer."""
 OPEN_PATHS = ("/", "/ready")
 """What load balancers probe, without a token."""
 
@@ -108,6 +111,7 @@ class Endpoint:
             access_log=None,
             logger=nohttp.logger,
             shutdown_timeout=CLOSE_S,
+            lingering_time=LINGER_S,
             auto_decompress=False,
             read_bufsize=READ_BUFFER_BYTES,
         )

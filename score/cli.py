@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from score import options, server
+from score import options, server, signals
 from score.listener import bind, is_loopback
 from score.scratch import find_scratch_folder
 from score.server import Sockets
@@ -23,11 +23,11 @@ from score.settings import (
     ServerOptions,
     TlsFiles,
 )
-from score.tokens import TOKENS_VARIABLE, read_tokens
+from score.tokens import read_tokens
 from shared import cli, telemetry
 from shared.errors import UsageError
 from shared.model import load_model
-from shared.settings import STORAGE_SECRETS, storage_settings
+from shared.settings import storage_settings
 
 log = structlog.get_logger()
 
@@ -83,6 +83,8 @@ def serve(
     Example: `blindscore serve --model model.skops --port 8080`
     """
     telemetry.configure(log_level)
+    # Before the files are read: a signal that comes meanwhile has them read once more.
+    hangup = signals.note_hangups() if tls_cert or token_file else None
     engine = EngineOptions(
         schemes=tuple(offer or ()),
         ei_evaluator=ei_evaluator,
@@ -125,7 +127,6 @@ def serve(
         grace_s=grace_s,
     )
     linear = load_model(model, trust_pickle=trust_pickle or None)
-    _forget_credentials()
     find_scratch_folder()
     with ExitStack() as bound:
         sockets = Sockets(bound.enter_context(bind(host, port)))
@@ -134,7 +135,7 @@ def serve(
             sockets = Sockets(sockets.score, bound.enter_context(health))
         if not endpoint.tokens and not is_loopback(sockets.score):
             log.warning("no tokens are set: whoever reaches this port may score", host=host)
-        cli.run(server.serve(linear, sockets, settings))
+        cli.run(server.serve(linear, sockets, settings, hangup))
 
 
 def _tls_files(cert: Path | None, key: Path | None) -> TlsFiles | None:
@@ -154,9 +155,3 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _forget_credentials() -> None:
-    """Evaluators parse hostile bytes: what their environment doesn't hold can't be read there."""
-    for variable in (*STORAGE_SECRETS, TOKENS_VARIABLE):
-        os.environ.pop(variable, None)

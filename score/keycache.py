@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
 from score.keystore import KeyBlob, KeySource, KeyStore
 from score.lru import ByteLru
@@ -113,8 +113,16 @@ class KeyCache:
     def _key(self, source: KeySource, blob: KeyBlob) -> Key:
         if blob.expires_at is not None and self._now() >= blob.expires_at:
             raise KeyExpired(
-                f"the keys {source.key_id} expired at {blob.expires_at:%Y-%m-%d %H:%M} UTC",
+                f"the keys {source.key_id} expired at {_in_utc(blob.expires_at)}",
                 remedy="make and publish new ones",
             )
         # No part but the last can hold a separator, so no two keys have one version.
         return Key(f"{source.origin}/{source.container}/{blob.name}@{blob.etag}", blob.data)
+
+
+def _in_utc(moment: datetime) -> str:
+    """A moment for people; as its owner wrote it where UTC has no date for it."""
+    try:
+        return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    except OverflowError:
+        return moment.isoformat(" ", "minutes")

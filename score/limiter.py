@@ -15,7 +15,8 @@ from shared.errors import RateLimited
 
 MAX_CALLERS = 10_000
 """Callers that are remembered; the one that asked least recently is forgotten first, and may then
-burst again. That takes this many addresses, and bounds the memory to some 2 MB."""
+burst again. Memory is bounded to some 2 MB so, but without tokens the rate is no bound for whoever
+has this many addresses: a site with an IPv6 network of 48 bits counts as 65,536 callers."""
 
 
 class Limiter:

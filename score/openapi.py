@@ -36,6 +36,14 @@ SCORING: tuple[type[BlindscoreError], ...] = (
 )
 """What a request to score may run into, besides `Unauthorized`."""
 
+_ERRORS = (
+    "Errors are problem documents (RFC 9457) with a stable `code`. A path that is none is answered "
+    "404, `not_found`; another method 405, `method_not_allowed`, with `Allow`."
+)
+_STRANGERS = (
+    " Before either, a request without an accepted token is answered 401, `unauthorized`, unless "
+    "its path is `/` or `/ready`."
+)
 _RETRY_STATUSES = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
@@ -59,9 +67,7 @@ def document(*, metrics: bool, tokens: bool) -> Json:
             "title": "blindscore",
             "version": "1",
             "summary": "Scores encrypted rows with a linear model.",
-            "description": "Errors are problem documents (RFC 9457) with a stable `code`. A path "
-            "that is none is answered 404, `not_found`; another method 405, `method_not_allowed`, "
-            "with `Allow`.",
+            "description": _ERRORS + (_STRANGERS if tokens else ""),
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "paths": paths,

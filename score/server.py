@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -12,17 +13,19 @@ import structlog
 import typer
 from aiohttp import web
 
-from score import listener, tls
+from score import listener
 from score.app import Endpoint
+from score.environment import forget_credentials
 from score.keycache import KeyCache
 from score.keystore import KeyStore
 from score.metrics import Metrics
 from score.pool import Pool
+from score.renewal import renewing
 from score.scoring import Scoring
 from score.settings import ServerOptions
-from score.signals import on_hangup, stop_on_signals
-from score.tokens import read_tokens
-from shared.errors import BlobNotFound, UsageError
+from score.signals import stop_on_signals, wake_on_hangup
+from score.tls import ServerTls
+from shared.errors import BlobNotFound
 from shared.linear import LinearModel
 from shared.ports import BlobStore
 from shared.storage import open_store
@@ -38,16 +41,25 @@ class Sockets:
     health: socket.socket | None = None
 
 
-async def serve(model: LinearModel, sockets: Sockets, options: ServerOptions) -> None:
+async def serve(
+    model: LinearModel,
+    sockets: Sockets,
+    options: ServerOptions,
+    hangup: asyncio.Event | None = None,
+) -> None:
     """Answer requests until SIGTERM or SIGINT, then for `grace_s` more those in flight.
 
-    SIGHUP has certificate, key and tokens read again. Raises `UsageError` for files that can't be
-    used, and whatever storage and model have to say against it.
+    Certificate, key and tokens are read again each time `hangup` is set, which is SIGHUP's doing
+    (`signals.note_hangups`). Credentials leave the environment. Raises `UsageError` for files that
+    can't be used, and whatever storage and model have to say against it.
     """
-    context = None if options.tls is None else tls.server_context(options.tls)
+    tls = None if options.tls is None else ServerTls(options.tls)
     stop = stop_on_signals()
+    if hangup is not None:
+        wake_on_hangup(hangup)
     async with AsyncExitStack() as exits:
         own = await exits.enter_async_context(open_store(options.storage))
+        forget_credentials()  # evaluators parse hostile bytes, and inherit what is left
         store = KeyStore(own, options.storage, options.keys, open_store)
         await _check(own)
         pool = await exits.enter_async_context(Pool(model, options.engine, options.pool))
@@ -56,10 +68,11 @@ async def serve(model: LinearModel, sockets: Sockets, options: ServerOptions) ->
         endpoint = Endpoint(model, pool, scoring, Metrics(pool, keys), options.endpoint)
         if sockets.health is not None:
             await exits.enter_async_context(_site(endpoint.health_runner(), sockets.health))
+        context = None if tls is None else tls.context
         site = await exits.enter_async_context(_site(endpoint.runner(), sockets.score, context))
-        if options.tls is not None or options.token_file is not None:
-            on_hangup(lambda: _renew(endpoint, context, options))
-        typer.echo(_ready_line(model, pool, sockets, is_tls=context is not None))
+        if hangup is not None:
+            await exits.enter_async_context(renewing(hangup, endpoint.callers, tls, options))
+        typer.echo(_ready_line(model, pool, sockets, is_tls=tls is not None))
         if sockets.health is not None:
             typer.echo(f"probes and metrics at {listener.url(sockets.health)}")
         await stop.wait()
@@ -79,26 +92,6 @@ async def _site(
         yield site
     finally:
         await runner.cleanup()
-
-
-def _renew(endpoint: Endpoint, context: ssl.SSLContext | None, options: ServerOptions) -> None:
-    """Use what the files hold now; those that can't be used change nothing."""
-
-    def renew_tokens() -> None:
-        if options.token_file is not None:
-            endpoint.callers.accept((*options.fixed_tokens, *read_tokens(options.token_file)))
-
-    def renew_certificate() -> None:
-        if options.tls is not None and context is not None:
-            tls.reload(context, options.tls)
-
-    for what, renew in (("tokens", renew_tokens), ("certificate", renew_certificate)):
-        try:
-            renew()
-        except UsageError as error:
-            log.warning("what a file holds now is not used", what=what, reason=str(error))
-        else:
-            log.info("read again", what=what)
 
 
 async def _check(store: BlobStore) -> None:

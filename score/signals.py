@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
 
 
 def stop_on_signals() -> asyncio.Event:
@@ -23,6 +22,13 @@ def stop_on_signals() -> asyncio.Event:
     return stop
 
 
-def on_hangup(renew: Callable[[], None]) -> None:
-    """Call `renew` at each SIGHUP."""
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, renew)
+def note_hangups() -> asyncio.Event:
+    """Set by SIGHUP from now on, which no longer ends the process; no loop has to run yet."""
+    hangup = asyncio.Event()
+    signal.signal(signal.SIGHUP, lambda *_: hangup.set())
+    return hangup
+
+
+def wake_on_hangup(hangup: asyncio.Event) -> None:
+    """Have SIGHUP set it by way of the running loop, so that who waits for it wakes up."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)

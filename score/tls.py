@@ -8,25 +8,30 @@ from score.settings import TlsFiles
 from shared.errors import UsageError
 
 
+class ServerTls:
+    """The TLS of a listener, whose certificate can be exchanged while connections come.
+
+    A context holds one certificate for each type of key: another one that is loaded into it may
+    only be added. So each pair gets a context of its own, and each connection is handed over to
+    the current one when its client says hello (OpenSSL, `SSL_set_SSL_CTX`). Open ones keep theirs.
+    """
+
+    def __init__(self, files: TlsFiles) -> None:
+        """Raises `UsageError`."""
+        self.context = server_context(files)
+        """What the listener is given."""
+        self.current = self.context
+        """What new connections get."""
+        self.context.sni_callback = self._hand_over  # called whether the client names a host or not
+
+    def _hand_over(self, connection: ssl.SSLObject, *_: object) -> None:
+        connection.context = self.current
+
+
 def server_context(files: TlsFiles) -> ssl.SSLContext:
-    """A context of TLS 1.2 or newer. Raises `UsageError`."""
+    """A context of TLS 1.2 or newer. Raises `UsageError` naming the file that can't be used."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    load(context, files)
-    return context
-
-
-def reload(context: ssl.SSLContext, files: TlsFiles) -> None:
-    """Use what the files hold now for new connections; those that are open keep theirs.
-
-    Raises `UsageError`; then everything stays as it was.
-    """
-    server_context(files)  # tried on another one first: half of a pair must not get in
-    load(context, files)
-
-
-def load(context: ssl.SSLContext, files: TlsFiles) -> None:
-    """Read certificate and key into a context. Raises `UsageError` naming the file."""
     for flag, path in (("--tls-cert", files.cert), ("--tls-key", files.key)):
         try:
             path.read_bytes()
@@ -46,3 +51,4 @@ def load(context: ssl.SSLContext, files: TlsFiles) -> None:
             "and its key, without a passphrase, in PEM",
             remedy="see docs/endpoint.md",
         ) from error
+    return context

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 
@@ -43,9 +43,15 @@ class Authority:
         self.file = folder / "authority.pem"
         self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str, *, passphrase: bytes | None = None) -> tuple[Path, Path]:
+    def issue(
+        self, name: str, *, passphrase: bytes | None = None, is_rsa: bool = False
+    ) -> tuple[Path, Path]:
         """A certificate for 127.0.0.1 whose subject is `name`, and its key."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = (
+            rsa.generate_private_key(public_exponent=65537, key_size=2048)
+            if is_rsa
+            else ec.generate_private_key(ec.SECP256R1())
+        )
         address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
         certificate = (
             _certificate(_name(name), self._name, key.public_key())
@@ -74,7 +80,7 @@ def _name(text: str) -> x509.Name:
 
 
 def _certificate(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (

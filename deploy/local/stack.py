@@ -125,7 +125,8 @@ class Stack:
     def _start(self, exits: ExitStack, *arguments: str) -> None:
         argv, environment = self.command(*arguments)
         for secret in (PASSPHRASE_VARIABLE, NEW_PASSPHRASE_VARIABLE):
-            environment.pop(secret, None)  # the key owner's: none of these parties is that
+            # The key owner's, which neither party is. Blank: one that is missing is read from .env.
+            environment[secret] = ""
         log = exits.enter_context((self.folder / f"{arguments[0]}.log").open("ab"))
         process = subprocess.Popen(  # noqa: S603 - our own command
             argv,

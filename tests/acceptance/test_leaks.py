@@ -64,6 +64,8 @@ class System:
     folder: Path
     recorder: Recorder
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    client_secret: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    """Of a service principal."""
     passphrase: str = field(default_factory=lambda: f"Zwölf {secrets.token_hex(8)} Boxkämpfer")
     labels: list[str] = field(default_factory=list)
     needles: list[Needle] = field(default_factory=list)
@@ -145,6 +147,7 @@ def _write_data(system: System) -> None:
         *(of_bytes("weights", weights.astype(kind).tobytes()) for kind in ("<f8", "<f4")),
         *(of_text("weights", f"{value:.8g}") for value in weights[0, :4]),
         of_text("endpoint token", system.token),
+        of_text("client secret", system.client_secret),
         of_text("account key", ACCOUNT_KEY),
         of_bytes("account key", ACCOUNT_KEY.encode()),
         of_text("passphrase", system.passphrase),
@@ -167,7 +170,14 @@ def _start(system: System, azurite: Azurite, running: ExitStack) -> subprocess.P
         ("serve", "--model", str(system.folder / "model.npz"), "--port", str(port)),
         # few rows, so that there are several jobs without asking for it
         ("--processes", "1", "--max-rows", str(MOST_ROWS), "--max-batch", str(MOST_ROWS)),
-        ours | {"BLINDSCORE_TOKENS": system.token},
+        ours
+        | {
+            "BLINDSCORE_TOKENS": system.token,
+            # not its own to have; but who keeps all in one `.env` gives it all of these
+            "BLINDSCORE_ENDPOINT_TOKEN": system.token,
+            "BLINDSCORE_PASSPHRASE": system.passphrase,
+            "AZURE_CLIENT_SECRET": system.client_secret,
+        },
     )
     _wait_until_ready(port, serving)
     endpoint = f"http://{HOST}:{recorder.stand_before('endpoint', port)}"

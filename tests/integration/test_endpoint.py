@@ -30,6 +30,18 @@ ERROR = 1e-4
 CONTAINER = f"endpoint-{secrets.token_hex(6)}"
 ROWS = np.array([[0.1, 0.2, 0.3, 0.4], [1.0, 0.0, 0.5, 0.25], [0.0, 0.0, 0.0, 1.0]])
 KEY_ID = "s" * 32
+CREDENTIALS: dict[str, Any] = {
+    name: f"credential-in-{name}"
+    for name in (
+        "BLINDSCORE_ENDPOINT_TOKEN",
+        "BLINDSCORE_PASSPHRASE",
+        "AZURE_CLIENT_SECRET",
+        "AZURE_CLIENT_CERTIFICATE_PASSWORD",
+        "AZURE_PASSWORD",
+        "IDENTITY_HEADER",
+    )
+}
+"""What else may be in an endpoint's environment."""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +67,7 @@ def endpoint(
     azurite: Azurite, blobs: ContainerClient, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("endpoint")
-    with serving(folder, azurite, CONTAINER, "--key-ttl-s", "0.2") as running:
+    with serving(folder, azurite, CONTAINER, "--key-ttl-s", "0.2", **CREDENTIALS) as running:
         yield running
 
 
@@ -245,13 +257,16 @@ def test_a_port_in_use(endpoint: Running, azurite: Azurite, tmp_path: Path) -> N
 def test_no_credential_is_in_any_process_that_evaluates(
     endpoint: Running, azurite: Azurite
 ) -> None:
-    """Evaluators parse hostile bytes; the account key is not in their environment or arguments."""
-    account_key = azurite.connection_string.split("AccountKey=")[1].split(";")[0].encode()
+    """Evaluators parse hostile bytes; nothing is in the environment or arguments of theirs, nor of
+    the process that they are forked from."""
+    account_key = azurite.connection_string.split("AccountKey=")[1].split(";")[0]
     children = _descendants(endpoint.process.pid)
     assert len(children) >= 2
     for pid in children:
-        assert account_key not in Path(f"/proc/{pid}/environ").read_bytes()
-        assert account_key not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        for where in ("environ", "cmdline"):
+            told = Path(f"/proc/{pid}/{where}").read_bytes()
+            found = [text for text in (account_key, "credential-in") if text.encode() in told]
+            assert found == []
 
 
 def test_callers_at_the_same_time_each_get_their_own_answer(

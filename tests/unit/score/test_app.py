@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 import pytest
 from structlog.testing import capture_logs
 
+from score import app
 from score.engine import JSON_TYPE
 from score.keycache import ENTRY_BYTES
 from score.settings import EndpointOptions, EngineOptions
@@ -291,6 +292,21 @@ async def test_a_body_that_says_it_is_too_large_is_not_read() -> None:
         writer.close()
 
 
+async def test_the_rest_of_a_refused_body_is_dropped_for_a_while_and_holds_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(app, "LINGER_S", 0.5)
+    async with serving(options=EndpointOptions(max_per_caller=1, piece_s=0.1)) as served:
+        reader, writer = await raw_connection(served)
+        writer.write(head(f"Content-Length: {10 * MB}") + b" ")
+        assert b"408 " in await reader.readline()
+        writer.write(b" " * 1000)
+        assert (await served.post(json_body())).status == 200
+        async with asyncio.timeout(9):  # aiohttp would take 10 s
+            assert b"request_timeout" in await reader.read()
+        writer.close()
+
+
 async def test_a_body_that_becomes_too_large_is_cut_off() -> None:
     async with serving(options=EndpointOptions(max_body_bytes=MB)) as served:
 
@@ -432,6 +448,31 @@ async def test_a_body_that_waits_for_its_cue_is_asked_for_unless_it_is_a_strange
 
 async def test_an_expectation_that_nobody_knows_is_ignored(served: Served) -> None:
     assert (await served.post(json_body(), Expect="magic")).status == 200
+
+
+@pytest.mark.parametrize("expected", ["magic", "100-continue"])
+@pytest.mark.parametrize(
+    ("asked", "statuses"),
+    [
+        ("GET /", (200, 200)),
+        ("GET /model", (200, 401)),
+        ("POST /model", (405, 401)),
+        ("POST /nothing", (404, 401)),
+        ("OPTIONS *", (404, 401)),
+    ],
+)
+async def test_expectations_change_no_other_answer(
+    guarded: Served, asked: str, statuses: tuple[int, int], expected: str
+) -> None:
+    """Of a caller, and of a stranger."""
+    for token, wanted in zip((TOKENS[0], "x"), statuses, strict=True):
+        reader, writer = await raw_connection(guarded)
+        lines = (f"Authorization: Bearer {token}", f"Expect: {expected}", "Connection: close")
+        writer.write("\r\n".join([f"{asked} HTTP/1.1", "Host: h", *lines, "", ""]).encode())
+        answer = await reader.read()
+        assert answer.startswith(f"HTTP/1.1 {wanted} ".encode())
+        assert (b"Content-Type: application/problem+json\r\n" in answer) == (wanted != 200)
+        writer.close()
 
 
 async def test_probes_need_no_token(guarded: Served) -> None:

@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
+from score import app
 from score.callers import Callers
 from score.settings import EndpointOptions
 from tests.unit.score.served import (
@@ -42,6 +43,9 @@ async def test_what_costs_nothing_is_not_counted() -> None:
                 assert (await served.get(path, Authorization=BEARERS[0])).status == 200
         for _ in range(5):  # nor what is refused before anybody knows who it is
             assert (await served.post(json_body())).status == 401
+        for _ in range(5):  # nor what its head rules out
+            refused = await served.post(json_body(), "text/plain", Authorization=BEARERS[0])
+            assert refused.status == 415
         assert (await served.post(json_body(), Authorization=BEARERS[0])).status == 200
 
 
@@ -68,8 +72,11 @@ async def test_requests_of_one_caller_in_progress_are_limited() -> None:
         assert (await served.post(json_body(), Authorization=BEARERS[0])).status == 200
 
 
-async def test_a_caller_that_trickles_loses_its_evaluator_and_the_next_one_gets_it() -> None:
+async def test_a_caller_that_trickles_loses_its_evaluator_and_the_next_one_gets_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Each MiB is in time; all of them together are not."""
+    monkeypatch.setattr(app, "LINGER_S", 0.1)
     async with serving(options=EndpointOptions(piece_s=60.0, body_s=0.5)) as served:
         reader, writer = await raw_connection(served)
         writer.write(head(f"Content-Length: {100 * MB}") + b" " * 2 * MB)

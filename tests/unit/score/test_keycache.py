@@ -289,6 +289,21 @@ async def test_a_key_past_its_date_is_refused_whether_cached_or_not(
     assert (await cache.get(store.source(NEED))).data == b"keys"
 
 
+@pytest.mark.parametrize(
+    ("expires_at", "told"),
+    [
+        ("2026-01-01T00:00:00+05:00", "2025-12-31 19:00 UTC"),
+        ("0001-01-01T00:00:00+05:00", r"0001-01-01 00:00\+05:00"),  # UTC has no such date
+    ],
+)
+async def test_the_date_of_a_key_is_told_in_utc(
+    cache: KeyCache, store: KeyStore, own: CountingStore, expires_at: str, told: str
+) -> None:
+    await own.publish(b"keys", expires_at=expires_at)
+    with pytest.raises(KeyExpired, match=f"expired at {told}"):
+        await cache.get(store.source(NEED))
+
+
 @pytest.mark.parametrize("text", ["", "never", "2026-05-01T12:00:00", "12:00"])
 async def test_a_date_that_can_not_be_read_does_not_mean_never(
     store: KeyStore, own: CountingStore, text: str

@@ -77,8 +77,9 @@ async def test_every_route_is_described_and_every_description_is_a_route(
 
 @pytest.mark.parametrize("tokens", [True, False])
 def test_what_needs_a_token_says_so(*, tokens: bool) -> None:
-    paths = openapi.document(metrics=True, tokens=tokens)["paths"]
-    for path, operations in paths.items():
+    document = openapi.document(metrics=True, tokens=tokens)
+    assert ("401, `unauthorized`" in document["info"]["description"]) == tokens
+    for path, operations in document["paths"].items():
         for operation in operations.values():
             guarded = tokens and path not in {"/", "/ready"}
             assert ("401" in operation["responses"]) == guarded

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +21,14 @@ from score.tokens import read_tokens
 from shared import errors
 from shared.errors import BlindscoreError, ModelError, Overloaded, UsageError
 from shared.linear import LinearModel
-from tests.commands import refuse
+from tests.commands import CLEAN_ENVIRONMENT, refuse
 from tests.sdk_client import sdk_client
 
 SMALL = LinearModel(np.ones((2, 4)), np.zeros(2))
 HUGE = LinearModel(np.full((1, 4), 1e15), np.zeros(1))
 GOOD = "a-token-of-at-least-16"
 OTHER = "another-token-that-will-do"
+WITHIN_S = 60.0
 NOWHERE = {
     "BLINDSCORE_CONNECTION_STRING": "AccountName=none;AccountKey=a2V5;"
     "BlobEndpoint=http://127.0.0.1:9/none;QueueEndpoint=http://127.0.0.1:9/none"
@@ -232,3 +238,37 @@ def test_an_option_that_can_not_work_is_one_clear_line(
 def test_storage_that_can_not_be_reached_is_one_clear_line(tmp_path: Path) -> None:
     told = refuse("serve", "--model", saved(tmp_path), "--port", "0", environment=NOWHERE)
     assert "can't be reached" in told
+
+
+def test_a_hangup_while_it_starts_does_not_end_it(tmp_path: Path) -> None:
+    """It comes while the endpoint reads its tokens; what ends it is that there is no storage."""
+    os.mkfifo(tmp_path / "tokens")
+    command = ("serve", "--model", saved(tmp_path), "--port", "0")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "blindscore", *command, "--token-file", str(tmp_path / "tokens")],
+        env=CLEAN_ENVIRONMENT | NOWHERE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        with os.fdopen(_writing(tmp_path / "tokens", process), "w") as tokens:
+            process.send_signal(signal.SIGHUP)
+            tokens.write(GOOD)
+        _, told = process.communicate(timeout=WITHIN_S)
+    finally:
+        process.kill()
+        process.wait()
+    assert "can't be reached" in told
+    assert process.returncode == 1
+
+
+def _writing(pipe: Path, process: subprocess.Popen[str]) -> int:
+    """The writing end of a pipe, as soon as the process reads."""
+    deadline_s = time.monotonic() + WITHIN_S
+    while True:
+        try:
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)

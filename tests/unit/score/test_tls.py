@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import pty
@@ -14,6 +15,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from score import tls
 from score.settings import TlsFiles
@@ -70,24 +72,46 @@ def test_nothing_older_than_tls_1_2(authority: Authority) -> None:
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
 
 
-def test_files_that_are_replaced_are_used_from_then_on(authority: Authority) -> None:
-    files = TlsFiles(*authority.issue("first"))
-    context = tls.server_context(files)
-    cert, key = authority.issue("second")
-    cert.replace(files.cert)
-    key.replace(files.key)
-    assert connect(context, trusting(authority))[0] == "first"
-    tls.reload(context, files)
-    assert connect(context, trusting(authority))[0] == "second"
+async def seen(port: int, client: ssl.SSLContext, host: str | None = None) -> str:
+    """The subject that a client of an endpoint sees; `host` is the name that it asks for."""
+    client.check_hostname = host is None
+    _, writer = await asyncio.open_connection(
+        "127.0.0.1", port, ssl=client, server_hostname=host or "127.0.0.1"
+    )
+    try:
+        certificate = writer.get_extra_info("peercert")
+        return str(dict(pair for part in certificate["subject"] for pair in part)["commonName"])
+    finally:
+        writer.close()
+        await writer.wait_closed()
 
 
-def test_files_that_can_not_be_used_leave_everything_as_it_was(authority: Authority) -> None:
-    files = TlsFiles(*authority.issue("first"))
-    context = tls.server_context(files)
-    authority.issue("second")[0].replace(files.cert)  # half of a pair
-    with pytest.raises(UsageError):
-        tls.reload(context, files)
-    assert connect(context, trusting(authority))[0] == "first"
+@pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("rsa_comes", [1, 0])
+@pytest.mark.parametrize("host", [None, "a.name.of.its.own"])
+async def test_new_connections_get_the_new_certificate_whatever_its_key(
+    authority: Authority, rsa_comes: int, newest: ssl.TLSVersion, host: str | None
+) -> None:
+    """From one type of key to another, by names (SNI) and without: 127.0.0.1 is none."""
+    first, second = (
+        TlsFiles(*authority.issue(name, is_rsa=number == rsa_comes))
+        for number, name in enumerate(("first", "second"))
+    )
+    client = trusting(authority)
+    client.maximum_version = newest
+    secured = tls.ServerTls(first)
+    runner = web.AppRunner(web.Application(), shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=secured.context).start()
+        port = runner.addresses[0][1]
+        assert await seen(port, client, host) == "first"
+        secured.current = tls.server_context(second)
+        assert await seen(port, client, host) == "second"
+        secured.current = tls.server_context(first)
+        assert await seen(port, client, host) == "first"
+    finally:
+        await runner.cleanup()
 
 
 def test_a_key_of_another_certificate(authority: Authority) -> None:

@@ -30,15 +30,19 @@ if __name__ == "__main__":
     print(process.exitcode, os.environ.get("PYTHONSAFEPATH", "unset"))
 """
 
-INTERRUPTED = """
-import multiprocessing, signal, time
+SIGNALLED = """
+import multiprocessing, signal, sys
 from shared import forkserver
 
 if __name__ == "__main__":
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["shared.azure_blob"])
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["shared.azure_blob"])
     forkserver.ensure_running()
     print(signal.pthread_sigmask(signal.SIG_BLOCK, ()), flush=True)
-    signal.pause()
+    sys.stdin.readline()
+    process = context.Process(target=print, args=("here",))
+    process.start()
+    process.join()
 """
 
 
@@ -69,25 +73,22 @@ def test_a_file_of_the_working_directory_is_not_taken_for_ours(
     assert done.stdout.splitlines()[-1] == "0 unset", done.stderr
 
 
-def test_ctrl_c_leaves_no_traceback_while_it_starts(tmp_path: Path) -> None:
-    """Terminals send it to every process of the group, as early as it may be."""
-    script = tmp_path / "interrupted.py"
-    script.write_text(INTERRUPTED)
-    program = subprocess.Popen(
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGHUP])
+def test_a_terminals_signals_are_not_for_it(tmp_path: Path, sent: signal.Signals) -> None:
+    """They go to every process of the group, as early as it may be."""
+    script = tmp_path / "signalled.py"
+    script.write_text(SIGNALLED)
+    with subprocess.Popen(
         [sys.executable, str(script)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
-    )
-    assert program.stdout is not None
-    assert program.stdout.readline() == "set()\n", "the program itself hears it"
-    children = psutil.Process(program.pid).children()
-    for child in children:
-        child.send_signal(signal.SIGINT)
-    program.kill()
-    _, said = program.communicate(timeout=WITHIN_S)
-    _, alive = psutil.wait_procs(children, timeout=WITHIN_S)
-    assert children
-    assert alive == []
-    assert said == ""
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "set()\n", "the program itself hears them"
+        children = psutil.Process(program.pid).children()
+        (interpreter,) = (child for child in children if "forkserver" in child.cmdline()[-1])
+        interpreter.send_signal(sent)
+        said, complaints = program.communicate("go on\n", timeout=WITHIN_S)
+    assert (said, complaints) == ("here\n", "")
