@@ -12,6 +12,7 @@ from producer.backlog import DEFAULT_LIMIT, Backlog
 from producer.canaries import Canaries, data_rows
 from producer.choose import AUTO, choose, offered_schemes
 from producer.datasets import Dataset, open_dataset, reopen
+from producer.keylife import require_published
 from producer.keypool import KeyPool
 from producer.keys import CANARIES, ROWS, SIGNING, KeyFile, require_unexpired
 from producer.offer import Offer, fetch_offer
@@ -26,12 +27,12 @@ from shared.messages import Manifest, utc_now
 from shared.settings import StorageSettings, storage_settings
 from shared.storage import open_storage, open_store
 
-stderr = Console(stderr=True)
+stderr = Console(stderr=True, markup=False, emoji=False)
 
 TYPICAL_CLASSES = 10
+"""Taken where no endpoint was asked."""
 BLOCKS_IN_PARTS = 3
 """One that is encrypted, one on its way, and one that is being read."""
-"""Taken where no endpoint was asked."""
 
 
 def produce(
@@ -117,6 +118,7 @@ def produce(
             _say(f"run {record.run} is complete already", done)
             return
         require_unexpired(key_file.record)
+        cli.run(_require_published(key_file.key_id, settings))
         source = reopen(record.dataset)
     else:
         source = open_dataset(
@@ -135,6 +137,7 @@ def produce(
             else ring.newest(_scheme(scheme, source, offer))
         )
         default = client_scheme(key_file.scheme).rows_per_job(key_file.record.preset or "")
+        cli.run(_require_published(key_file.key_id, settings))
         if offer is not None:
             offer.require_scheme(key_file.scheme)
             offer.require_input_bound(key_file.scheme, input_bound or source.input_bound)
@@ -183,6 +186,11 @@ def _scheme(scheme: str, source: Dataset, offer: Offer | None) -> str:
     )
     stderr.print(f"scheme {choice.scheme}: {choice.reason}", soft_wrap=True, highlight=False)
     return choice.scheme
+
+
+async def _require_published(key_id: str, settings: StorageSettings) -> None:
+    async with open_store(settings) as store:
+        await require_published(store, key_id)
 
 
 async def _complete_manifest(

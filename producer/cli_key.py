@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from producer import keylife, keyrecord, keyview, options
+from producer import keylife, keyseal, options
 from producer.clean import clean_key
-from producer.cli_keygen import ExpiresDays, Vault, tell
+from producer.cli_keygen import Vault, tell
+from producer.cli_keylist import Name, list_keys, show
 from producer.keyfolder import KeyFolder
-from producer.keylife import Use
+from producer.keylife import Waiting
 from producer.keyphrase import NEW_PASSPHRASE_VARIABLE, Passphrases
-from producer.keyrecord import KeyRecord
 from producer.keys import KeyRing, Locker
-from producer.keyview import KeyFacts
 from shared import blobnames, cli, telemetry
 from shared.cli import option
 from shared.errors import SecretKeyError, UsageError
-from shared.messages import utc_now
-from shared.ports import BlobInfo
 from shared.settings import StorageSettings, storage_settings
 from shared.storage import open_store
-
-WIDE = 200
-"""Columns of a table that no terminal limits."""
-
-stdout = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
 
 key = typer.Typer(
     add_completion=False,
@@ -40,75 +29,26 @@ key = typer.Typer(
     "and `forget` those that are done with. `blindscore keygen` makes them.\n\n"
     "Keys are named by id; its beginning is enough. Each of these can be stopped and run again.",
 )
+key.command("list")(list_keys)
+key.command("show")(show)
 
-Name = Annotated[str, typer.Argument(help="A key id; its beginning is enough.", metavar="KEY")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-Local = Annotated[bool, typer.Option("--local", help="Don't ask the account what is published.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
-
-
-@key.command("list")
-def list_keys(
-    local: Local = False,
-    json: Json = False,
-    home: options.Home = None,
-    account: cli.Account = cli.ACCOUNT_DEFAULT,
-    container: cli.Container = cli.CONTAINER_DEFAULT,
-    api_version: cli.ApiVersion = cli.API_VERSION_DEFAULT,
-    log_level: cli.LogLevel = "warning",
-) -> None:
-    """List this machine's keys: how old, how protected, whether published, which runs use them.
-
-    Example: `blindscore key list --local`
-    """
-    telemetry.configure(log_level)
-    settings = (
-        None
-        if local
-        else storage_settings(account=account, container=container, api_version=api_version)
-    )
-    folder = options.home_folder(home)
-    records = sorted(KeyRing(folder).files.records(), key=lambda record: record.created_at)
-    found = _facts(records, folder, settings)
-    if json:
-        typer.echo(keyview.as_json([keyview.summary(facts) for facts in found]))
-    elif found:
-        stdout.print(keyview.as_table(found))
-    else:
-        typer.echo("no keys; blindscore keygen makes one")
-
-
-@key.command("show")
-def show(
-    name: Name,
-    local: Local = False,
-    home: options.Home = None,
-    account: cli.Account = cli.ACCOUNT_DEFAULT,
-    container: cli.Container = cli.CONTAINER_DEFAULT,
-    api_version: cli.ApiVersion = cli.API_VERSION_DEFAULT,
-    log_level: cli.LogLevel = "warning",
-) -> None:
-    """Print all that is public of a key, as JSON; its secret is not asked for.
-
-    Example: `blindscore key show 3f9a`
-    """
-    telemetry.configure(log_level)
-    settings = (
-        None
-        if local
-        else storage_settings(account=account, container=container, api_version=api_version)
-    )
-    folder = options.home_folder(home)
-    files = KeyRing(folder).files
-    record = files.find(name)
-    (facts,) = _facts([record], folder, settings)
-    typer.echo(keyview.as_json(keyview.whole(facts, files.path_of(record.key_id))))
 
 
 @key.command("rotate")
 def rotate(
     name: Name,
-    expires_days: ExpiresDays = 0,
+    expires_days: Annotated[
+        int | None,
+        option(
+            "--expires-days",
+            "Days until nothing new is encrypted or scored under the new key; 0: never. Default: "
+            "as many as the old one had.",
+            min=0,
+            max=keylife.MAX_DAYS,
+            show_default=False,
+        ),
+    ] = None,
     passphrase_file: options.PassphraseFile = None,
     home: options.Home = None,
     account: cli.Account = cli.ACCOUNT_DEFAULT,
@@ -127,19 +67,19 @@ def rotate(
     settings = storage_settings(account=account, container=container, api_version=api_version)
     ring = options.key_ring(home, passphrase_file)
     old = ring.files.find(name)
-    lifetime = timedelta(days=expires_days) if expires_days else None
-    tell(*keylife.make_key(keylife.successor(old, ring, lifetime=lifetime), ring, settings))
     runs = [
         use.record.run
         for use in keylife.uses(options.home_folder(home))[old.key_id]
         if use.collected_at is None
     ]
+    tell(*keylife.make_key(keylife.successor(old, ring, days=expires_days), ring, settings))
     what = f"once {', '.join(runs)} are collected" if runs else "no run waits for it"
     _say(f"the old key stays; {what}: blindscore key forget {old.key_id}")
 
 
 @key.command("protect")
 def protect(
+    context: typer.Context,
     name: Name,
     remove: Annotated[
         bool, typer.Option("--remove", help="Keep the secret in plain from now on.")
@@ -167,18 +107,19 @@ def protect(
     Example: `blindscore key protect 3f9a`
     """
     telemetry.configure(log_level)
-    if remove and vault:
-        raise UsageError("--remove and --vault contradict each other", remedy="choose one of them")
     ring = options.key_ring(home, passphrase_file)
     record = ring.files.find(name)
+    way = options.only_flag(context, "vault", "remove", "new_passphrase_file")
+    if way is None and record.lock is None:
+        way = options.only_flag(context, "passphrase_file")  # it is the new one, nothing to open
+    if way not in {None, "vault"}:
+        vault = ""
     new = Passphrases(new_passphrase_file, NEW_PASSPHRASE_VARIABLE, "--new-passphrase-file")
     if record.lock is None and new.given() is None and ring.passphrases.given() is not None:
         new = ring.passphrases
     opened = ring.open(record)
     try:
-        locker: Locker = (
-            keyrecord.unlocked if remove else keylife.choose_locker(vault, new, ask=True)
-        )
+        locker: Locker = keyseal.unlocked if remove else keylife.choose_locker(vault, new, ask=True)
         relocked = opened.relock(locker)
     finally:
         opened.wipe()
@@ -212,9 +153,11 @@ def forget(
     folder = options.home_folder(home)
     files = KeyRing(folder).files
     key_id = _forgettable(files, name)
-    waiting = cli.run(_not_collected(folder, key_id, settings))
-    for use in waiting:
-        _say(f"run {use.record.run} under this key is not collected yet")
+    if secret:
+        files.require_removable(key_id)
+    for each in cli.run(_not_collected(folder, key_id, settings)):
+        place = f" ({each.place})" if each.place else ""
+        _say(f"run {each.run} under this key is not collected yet{place}")
     question = (
         f"Delete the secret of key {key_id}? What is not collected is lost for good."
         if secret
@@ -238,35 +181,12 @@ def _forgettable(files: KeyFolder, name: str) -> str:
         raise
 
 
-def _facts(
-    records: list[KeyRecord], home: Path, settings: StorageSettings | None
-) -> list[KeyFacts]:
-    """What is known of keys; without `settings`, on this machine alone."""
-    blobs = cli.run(_published(settings)) if settings else {}
-    uses, now = keylife.uses(home), utc_now()
-    return [
-        KeyFacts(
-            record=record,
-            uses=tuple(uses[record.key_id]),
-            expired=record.has_expired(now),
-            asked=settings is not None,
-            blob=blobs.get(record.key_id),
-        )
-        for record in records
-    ]
-
-
-async def _published(settings: StorageSettings) -> dict[str, BlobInfo]:
-    async with open_store(settings) as store:
-        return await keylife.published(store)
-
-
 async def _unpublish(key_id: str, settings: StorageSettings) -> bool:
     async with open_store(settings) as store:
         return bool((await clean_key(key_id, store)).blobs)
 
 
-async def _not_collected(home: Path, key_id: str, settings: StorageSettings) -> list[Use]:
+async def _not_collected(home: Path, key_id: str, settings: StorageSettings) -> list[Waiting]:
     async with open_store(settings) as store:
         return await keylife.not_collected(store, settings.container, home, key_id)
 

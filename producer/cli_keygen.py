@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -11,14 +10,15 @@ from rich.console import Console
 
 from producer import options
 from producer.choose import AUTO, WITHOUT_EVALUATION_KEYS
-from producer.keylife import NewKey, choose_locker, make_key
+from producer.keylife import MAX_DAYS, NewKey, choose_locker, lifetime_of, make_key
 from producer.keyrecord import KeyRecord
 from shared import cli, telemetry
 from shared.cli import option
 from shared.errors import UsageError
 from shared.settings import storage_settings
 
-stderr = Console(stderr=True)
+stderr = Console(stderr=True, markup=False, emoji=False)
+"""Paths are printed as they are, also with brackets and colons in them."""
 
 ExpiresDays = Annotated[
     int,
@@ -27,7 +27,7 @@ ExpiresDays = Annotated[
         "Days until nothing new is encrypted or scored under the key; 0: never. What was scored "
         "can still be collected.",
         min=0,
-        max=36500,
+        max=MAX_DAYS,
     ),
 ]
 Vault = Annotated[
@@ -60,6 +60,7 @@ NewPassphraseFile = Annotated[
 
 
 def keygen(
+    context: typer.Context,
     scheme: options.Scheme = AUTO,
     preset: Annotated[
         str,
@@ -88,11 +89,12 @@ def keygen(
     settings = storage_settings(account=account, container=container, api_version=api_version)
     if preset and scheme == AUTO:
         raise UsageError("a --preset goes with one scheme", remedy="name it with --scheme")
-    if vault and passphrase:
-        raise UsageError("--vault and --passphrase are two ways", remedy="choose one of them")
+    for other in ("passphrase", "passphrase_file"):
+        if options.only_flag(context, "vault", other) == other:
+            vault = ""
     ring = options.key_ring(home, passphrase_file)
     locker = choose_locker(vault, ring.passphrases, ask=passphrase)
-    lifetime = timedelta(days=expires_days) if expires_days else None
+    lifetime = lifetime_of(expires_days)
     for name in WITHOUT_EVALUATION_KEYS if scheme == AUTO else (scheme,):
         tell(*make_key(NewKey(name, preset, locker, lifetime), ring, settings))
 

@@ -87,7 +87,7 @@ def collect(
     telemetry.configure(log_level)
     settings = storage_settings(account=account, container=container, api_version=api_version)
     folder = RunFolder(options.home_folder(home), run)
-    record = folder.read() if folder.exists() else None
+    record = folder.find()
     plaintext = load_model(model, trust_pickle=trust_pickle or None) if model else None
     is_public = labels_only or digits is not None
     if labels_only and digits is not None:
@@ -111,7 +111,9 @@ def collect(
             disclosure=_disclosure(digits, labels_only, link, collected, key_file),
         )
     show.show(report, stdout)
-    stdout.print(f"written to {target}/", soft_wrap=True, highlight=False)
+    stdout.print(
+        f"written to {target}/", soft_wrap=True, highlight=False, markup=False, emoji=False
+    )
     if report.rows_unscored > error_budget * max(report.rows, 1):
         raise RunError(
             f"{report.rows_unscored:,} of {report.rows:,} rows have no score ({report.unscored})",

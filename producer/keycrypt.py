@@ -14,6 +14,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
+from shared.errors import SecretKeyError
+
 KEY_BYTES = 32
 NONCE_BYTES = 12
 SALT_BYTES = 16
@@ -43,8 +45,12 @@ class ScryptCost:
             raise ValueError(f"scrypt n is not a power of two from {MIN_N} to {MAX_N}")
         if not (1 <= self.r <= MAX_R and 1 <= self.p <= MAX_P):
             raise ValueError(f"scrypt r or p is not from 1 to {MAX_R}")
-        if 128 * self.n * self.r > MAX_MEMORY_BYTES or self.n * self.r * self.p > MAX_WORK:
+        if self.memory_bytes > MAX_MEMORY_BYTES or self.n * self.r * self.p > MAX_WORK:
             raise ValueError("scrypt n, r and p ask for too much memory or time")
+
+    @property
+    def memory_bytes(self) -> int:
+        return 128 * self.n * self.r
 
 
 OWASP = ScryptCost(n=1 << 17, r=8, p=1)
@@ -53,10 +59,19 @@ OWASP = ScryptCost(n=1 << 17, r=8, p=1)
 
 
 def derive(passphrase: str, salt: bytes, cost: ScryptCost) -> bytearray:
-    """The 32-byte key of a passphrase. Takes as long as `cost` says: not for an event loop."""
+    """The 32-byte key of a passphrase. Takes as long as `cost` says: not for an event loop.
+
+    Raises `SecretKeyError` where there is too little memory.
+    """
     key = bytearray(KEY_BYTES)
-    kdf = Scrypt(salt=salt, length=KEY_BYTES, n=cost.n, r=cost.r, p=cost.p)
-    kdf.derive_into(passphrase.encode(), key)
+    try:
+        kdf = Scrypt(salt=salt, length=KEY_BYTES, n=cost.n, r=cost.r, p=cost.p)
+        kdf.derive_into(passphrase.encode(), key)
+    except MemoryError as error:
+        raise SecretKeyError(
+            "there is too little memory to make a key of a passphrase, which needs "
+            f"{cost.memory_bytes >> 20} MiB"
+        ) from error
     return key
 
 

@@ -1,22 +1,27 @@
 """The folder of key files: mode 0700, each file 0600 and changed as a whole.
 
-Killed at any point, there is the old file or the new one.
+Killed at any point, there is the old file or the new one. Links are refused: what is deleted or
+replaced would be the link, and the secret would stay where it leads.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
+
+from producer import keyreader
 from producer.disk import UNFINISHED
+from producer.keyreader import SUFFIX
 from producer.keyrecord import KeyRecord
 from shared.errors import SecretKeyError, UsageError
 
-SUFFIX = ".key"
-MAX_FILE_BYTES = 1 << 20
+log = structlog.get_logger()
 
 
 class KeyFolder:
@@ -37,7 +42,7 @@ class KeyFolder:
         """Write the file of a new key, never over an existing one. Raises `SecretKeyError`."""
         path = self.path_of(record.key_id)
         with self._alone():
-            if path.exists():
+            if os.path.lexists(path):
                 raise SecretKeyError(f"can't write {path}: File exists")
             self._write(path, record.encode())
         return path
@@ -52,9 +57,9 @@ class KeyFolder:
 
     def remove(self, key_id: str) -> bool:
         """Delete a key's file; False when there was none. Raises `SecretKeyError`."""
-        path = self.path_of(key_id)
-        if not path.exists():
+        if not self.require_removable(key_id):
             return False
+        path = self.path_of(key_id)
         with self._alone():
             try:
                 path.unlink(missing_ok=True)
@@ -63,20 +68,44 @@ class KeyFolder:
                 raise SecretKeyError(f"can't remove {path}: {error.strerror}") from error
         return True
 
+    def require_removable(self, key_id: str) -> bool:
+        """Whether there is a key's file. Raises `SecretKeyError` for one that can't be deleted."""
+        path = self.path_of(key_id)
+        try:
+            mode = path.lstat().st_mode
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise SecretKeyError(f"can't remove {path}: {error.strerror}") from error
+        if stat.S_ISLNK(mode):
+            raise keyreader.is_a_link(path)
+        self.require_writable()
+        return True
+
     def records(self) -> Iterator[KeyRecord]:
-        """What all key files say, by id. Raises `SecretKeyError`."""
-        for path in sorted(self.path.glob(f"*{SUFFIX}")):
-            yield self._read(path)
+        """What the key files say, by id; the unusable are left out, with a warning.
+
+        Raises `SecretKeyError` for a folder that can't be read.
+        """
+        for found in self.scan().values():
+            if isinstance(found, KeyRecord):
+                yield found
+            else:
+                log.warning("a key was left out", why=str(found))
+
+    def scan(self) -> dict[str, KeyRecord | SecretKeyError]:
+        """What the key files say, by id, or why they can't be used. Raises as `records`."""
+        found: dict[str, KeyRecord | SecretKeyError] = {}
+        for key_id in self._ids():
+            try:
+                found[key_id] = self.record(key_id)
+            except SecretKeyError as error:
+                found[key_id] = error
+        return found
 
     def record(self, key_id: str) -> KeyRecord:
         """What the file of that key says. Raises `SecretKeyError`."""
-        path = self.path_of(key_id)
-        if not path.is_file():
-            raise SecretKeyError(
-                f"no secret key {key_id} in {self.path}",
-                remedy="copy its file there, or make one with `blindscore keygen`",
-            )
-        return self._read(path)
+        return keyreader.read(self.path_of(key_id))
 
     def find(self, name: str) -> KeyRecord:
         """What the file of the key says whose id begins so. Raises as `resolve` and `record`."""
@@ -84,8 +113,7 @@ class KeyFolder:
 
     def resolve(self, name: str) -> str:
         """The key id that begins so. Raises `SecretKeyError`, `UsageError` for several."""
-        ids = sorted(path.name.removesuffix(SUFFIX) for path in self.path.glob(f"*{SUFFIX}"))
-        found = [key_id for key_id in ids if name and key_id.startswith(name)]
+        found = [key_id for key_id in self._ids() if name and key_id.startswith(name)]
         if name in found:
             return name
         if len(found) > 1:
@@ -100,6 +128,19 @@ class KeyFolder:
 
     def path_of(self, key_id: str) -> Path:
         return self.path / f"{key_id}{SUFFIX}"
+
+    def _ids(self) -> list[str]:
+        """Of all key files, in order; none where there is no folder yet."""
+        try:
+            with os.scandir(self.path) as entries:
+                names = [entry.name for entry in entries]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise SecretKeyError(
+                f"can't read {self.path}: {error.strerror}", remedy="whose folder is it?"
+            ) from error
+        return sorted(name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -142,25 +183,3 @@ class KeyFolder:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-    @staticmethod
-    def _read(path: Path) -> KeyRecord:
-        try:
-            with path.open("rb") as file:
-                mode = os.fstat(file.fileno()).st_mode & 0o777
-                data = file.read(MAX_FILE_BYTES + 1)
-        except OSError as error:
-            raise SecretKeyError(f"can't read {path}: {error.strerror}") from error
-        if os.name == "posix" and mode & 0o077:
-            raise SecretKeyError(
-                f"secret key {path} can be read by others (mode {mode:03o})",
-                remedy=f"chmod 600 {path}",
-            )
-        if len(data) > MAX_FILE_BYTES:
-            raise SecretKeyError(f"{path} is too large to be a blindscore key file")
-        record = KeyRecord.decode(data, source=str(path))
-        if path.name != f"{record.key_id}{SUFFIX}":
-            raise SecretKeyError(
-                f"{path} holds key {record.key_id}", remedy=f"rename it {record.key_id}{SUFFIX}"
-            )
-        return record

@@ -9,17 +9,21 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from producer import keyrecord, keyvault
+from producer import keyseal, keyvault
 from producer.keyphrase import Passphrases
 from producer.keyrecord import KeyRecord
 from producer.keys import KeyRing, Locker, new_record
 from producer.runs import RunFolder, RunRecord, known_runs
 from producer.schemes import client_scheme
 from shared import blobnames, cli
+from shared.errors import AccessDenied, BlobNotFound, KeyUnknown
 from shared.messages import utc_now
 from shared.ports import BlobInfo, BlobStore
 from shared.settings import StorageSettings
 from shared.storage import open_store
+
+MAX_DAYS = 36_500
+"""Of a key's life: a hundred years."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,7 @@ class NewKey:
 
     scheme: str
     preset: str = ""
-    locker: Locker = keyrecord.unlocked
+    locker: Locker = keyseal.unlocked
     lifetime: timedelta | None = None
 
 
@@ -38,8 +42,13 @@ def choose_locker(vault: str, passphrases: Passphrases, *, ask: bool) -> Locker:
     if vault:
         return partial(keyvault.lock, vault=vault)
     if ask or passphrases.given() is not None:
-        return partial(keyrecord.under_passphrase, passphrase=passphrases.new())
-    return keyrecord.unlocked
+        return partial(keyseal.under_passphrase, passphrase=passphrases.new())
+    return keyseal.unlocked
+
+
+def lifetime_of(days: int) -> timedelta | None:
+    """None for 0: for ever."""
+    return timedelta(days=days) if days else None
 
 
 def make_key(new: NewKey, ring: KeyRing, settings: StorageSettings) -> tuple[KeyRecord, Path]:
@@ -58,17 +67,25 @@ def make_key(new: NewKey, ring: KeyRing, settings: StorageSettings) -> tuple[Key
     return record, ring.files.add(record)
 
 
-def successor(old: KeyRecord, ring: KeyRing, *, lifetime: timedelta | None) -> NewKey:
-    """How to make a key like another: its scheme, preset and lock; its lifetime unless given."""
+def successor(old: KeyRecord, ring: KeyRing, *, days: int | None = None) -> NewKey:
+    """How to make a key like another: its scheme, preset and lock.
+
+    It lives as long, unless `days` tells how long; 0 for ever.
+    """
     opened = ring.open(old)
     try:
         preset = opened.key().preset_name if old.preset is None else old.preset
     finally:
         opened.wipe()
     locker = opened.locker if old.lock else choose_locker("", ring.passphrases, ask=False)
-    if lifetime is None and old.expires_at is not None:
-        lifetime = old.expires_at - old.created_at.replace(microsecond=0)
-    return NewKey(old.scheme, preset, locker, lifetime)
+    return NewKey(old.scheme, preset, locker, _lifetime(old) if days is None else lifetime_of(days))
+
+
+def _lifetime(record: KeyRecord) -> timedelta | None:
+    if record.expires_at is None:
+        return None
+    lifetime = record.expires_at - record.created_at.replace(microsecond=0)
+    return min(lifetime, timedelta(days=MAX_DAYS))
 
 
 async def _publish(record: KeyRecord, evaluation_keys: bytes, settings: StorageSettings) -> None:
@@ -88,6 +105,19 @@ def blob_metadata(record: KeyRecord) -> dict[str, str]:
         expires_at = record.expires_at.astimezone(UTC)
         metadata[blobnames.EXPIRES_AT] = expires_at.isoformat(timespec="seconds")
     return metadata
+
+
+async def require_published(store: BlobStore, key_id: str) -> None:
+    """Raises `KeyUnknown` for a key that no scorer finds; says nothing to who may not look."""
+    try:
+        await store.stat(blobnames.key(key_id))
+    except BlobNotFound as error:
+        raise KeyUnknown(
+            f"the public half of key {key_id} is not in the account: every job would fail",
+            remedy=f"blindscore key rotate {key_id} (or keygen), and produce anew",
+        ) from error
+    except AccessDenied:
+        return
 
 
 async def published(store: BlobStore) -> dict[str, BlobInfo]:
@@ -113,24 +143,32 @@ def uses(home: Path) -> Mapping[str, list[Use]]:
     return found
 
 
-async def not_collected(store: BlobStore, container: str, home: Path, key_id: str) -> list[Use]:
-    """Runs under a key whose results may still be wanted: not those that are out of the account.
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A run that is not collected, as far as this machine knows."""
 
-    `store` is of `container`; runs in others are taken to be there.
+    run: str
+    place: str
+    """Where it is, if that is not the container that was asked, or nowhere in it; else empty."""
+
+
+async def not_collected(store: BlobStore, container: str, home: Path, key_id: str) -> list[Waiting]:
+    """Runs under a key whose results may still be wanted. `store` is of `container`.
+
+    Also those that are not there: what is kept of a run doesn't say which account it is in, so
+    they may be in another one.
     """
     return [
-        use
+        Waiting(use.record.run, await _place(store, container, use.record))
         for use in uses(home)[key_id]
         if use.collected_at is None
-        and (
-            use.record.container != container
-            or await _is_there(store, blobnames.manifest(use.record.run))
-        )
     ]
 
 
-async def _is_there(store: BlobStore, name: str) -> bool:
-    """By listing, which whoever may delete keys may do, and need not read."""
-    async for _ in store.list(name):
-        return True
-    return False
+async def _place(store: BlobStore, container: str, record: RunRecord) -> str:
+    if record.container != container:
+        return f"in container {record.container}"
+    # by listing, which whoever may delete keys may do, and need not read
+    async for _ in store.list(blobnames.manifest(record.run)):
+        return ""
+    return "not in this account"

@@ -57,25 +57,34 @@ class Passphrases:
                 f"key {key_id} is under a passphrase, and none was given", remedy=self._remedy()
             )
         for left in reversed(range(TRIES)):
-            yield _normal(_ask(f"Passphrase of key {key_id[:16]}…: "), "the passphrase")
+            try:
+                typed = _typed(f"Passphrase of key {key_id[:16]}…: ")
+            except UsageError as error:
+                sys.stderr.write(f"{error}\n")
+                continue
+            yield typed
             if left:
                 sys.stderr.write("wrong passphrase\n")
 
     def new(self) -> SecretStr:
         """A passphrase for a new lock: the given one, or one that is asked for twice.
 
-        Raises `UsageError` for one that is too short, and where there is nobody to ask.
+        Raises `UsageError` for a given one that is too short, after too many unfit ones that were
+        typed, and where there is nobody to ask.
         """
         if given := self.given():
             return _strong(given)
         if not _can_ask():
             raise UsageError("no new passphrase was given", remedy=self._remedy())
         for _ in range(TRIES):
-            chosen = _strong(_normal(_ask("New passphrase: "), "the passphrase"))
-            if _normal(_ask("The same again: "), "the passphrase") == chosen:
-                return chosen
-            sys.stderr.write("these were two different ones\n")
-        raise UsageError("the passphrase was not confirmed")
+            try:
+                chosen = _strong(_typed("New passphrase: "))
+                if _typed("The same again: ") == chosen:
+                    return chosen
+                sys.stderr.write("these were two different ones\n")
+            except UsageError as error:
+                sys.stderr.write(f"{error}\n")
+        raise UsageError(f"no new passphrase was chosen in {TRIES} tries")
 
     def _remedy(self) -> str:
         return f"set {self.variable}, or use {self.flag}, or run this on a terminal"
@@ -85,6 +94,10 @@ def _normal(text: str, source: str) -> SecretStr:
     """In Unicode's composed form: keyboards of different systems type the same letters apart."""
     if not text:
         raise UsageError(f"{source} is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a variable's other bytes, which Python has as half characters
+        raise UsageError(f"{source} is not UTF-8 text") from None
     return SecretStr(unicodedata.normalize("NFC", text))
 
 
@@ -114,6 +127,15 @@ def _read(path: Path) -> str:
 
 def _can_ask() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _typed(prompt: str) -> SecretStr:
+    """What is answered. Raises `UsageError` for nothing, or what is no text."""
+    try:
+        text = _ask(prompt)
+    except UnicodeDecodeError:
+        raise UsageError("what was typed is no text in this terminal's encoding") from None
+    return _normal(text, "the passphrase")
 
 
 def _ask(prompt: str) -> str:

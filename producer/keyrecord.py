@@ -1,37 +1,47 @@
 """What a key file says, as JSON: public facts of a key, and its secret, plain or locked.
 
-A locked secret is sealed with AES-256-GCM; all that the file says besides is authenticated with it,
-so that a file in which anything was changed does not open. Version 1, without locks, is still read.
+`producer.keyseal` locks and opens the secret. Version 1, without locks, is still read.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import re
-import secrets
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Literal, NoReturn, Self
+from typing import Annotated, Any, Literal, NoReturn, Self
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     SecretStr,
     StringConstraints,
     ValidationError,
     model_validator,
 )
 
-from producer import keycrypt
-from producer.keycrypt import NONCE_BYTES, OWASP, SALT_BYTES, ScryptCost
+from producer.keycrypt import NONCE_BYTES, SALT_BYTES, ScryptCost
 from shared.blobnames import KeyId
 from shared.errors import SecretKeyError
 from shared.messages import SchemeName
 
 VERSION: Literal[2] = 2
+YEARS = range(2000, 9000)
+"""Of any time in a key file: far enough from the calendar's ends to reckon with it."""
 _FIELD = re.compile(r"[a-z0-9_.]{1,80}")
+
+
+def _in_reach(at: datetime) -> datetime:
+    if at.year not in YEARS:
+        raise ValueError(f"not a time from {YEARS.start} to {YEARS.stop - 1}")
+    return at
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_reach)]
 
 Nonce = Annotated[str, StringConstraints(pattern=rf"^[0-9a-f]{{{2 * NONCE_BYTES}}}$")]
 Salt = Annotated[str, StringConstraints(pattern=rf"^[0-9a-f]{{{2 * SALT_BYTES}}}$")]
@@ -92,14 +102,16 @@ class KeyRecord(_Part):
     version: Literal[1, 2] = VERSION
     scheme: SchemeName
     key_id: KeyId
-    created_at: AwareDatetime
+    created_at: Moment
     preset: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{0,16}$")] | None = None
     """Of the scheme's parameters, empty where it has none. None: the file is too old to tell."""
-    expires_at: AwareDatetime | None = None
+    expires_at: Moment | None = None
     """From then on nothing new is encrypted under it."""
     lock: Lock | None = None
     secret: SecretStr
     """Base64 of what the scheme's key exports, or of that sealed."""
+    _stated: Mapping[str, Any] | None = PrivateAttr(None)
+    """What its file says but the secret, where that is not word for word what we would write."""
 
     @model_validator(mode="after")
     def _old_files_have_no_locks(self) -> Self:
@@ -119,112 +131,48 @@ class KeyRecord(_Part):
         return self.expires_at is not None and self.expires_at <= now
 
     @classmethod
-    def decode(cls, data: bytes, *, source: str) -> KeyRecord:
+    def decode(cls, data: bytes, *, source: str) -> Self:
         """Parse a key file. Raises `SecretKeyError`, naming `source` and quoting nothing."""
         try:
-            return cls.model_validate_json(data)
+            fields = json.loads(data.decode())
+            record = cls.model_validate_json(json.dumps(fields))  # what was parsed, not once more
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             named = f"{where}: " if _FIELD.fullmatch(where) else ""  # it may be a stranger's
-            raise SecretKeyError(
-                f"{source} is not a blindscore key file: {named}{first['msg']}",
-                remedy="restore it from a backup",
-            ) from None
+            raise _not_a_key_file(source, f"{named}{first['msg']}") from None
+        except (ValueError, RecursionError):
+            raise _not_a_key_file(source, "it is not JSON") from None
+        del fields["secret"]
+        if fields != record._fields():
+            record._stated = fields  # noqa: SLF001 - its own class's
+        return record
+
+    def saying(self, **fields: object) -> Self:
+        """A copy that says something else of some fields, in the words that we would write."""
+        record = self.model_copy(update=fields)
+        record._stated = None  # noqa: SLF001 - its own class's
+        return record
 
     def encode(self) -> bytes:
-        fields = self._fields() | {"secret": self.secret.get_secret_value()}
+        fields = {**self._says(), "secret": self.secret.get_secret_value()}
         return (json.dumps(fields, indent=1) + "\n").encode()
 
     def about(self) -> bytes:
-        """Everything but the secret, in one form however the file is laid out."""
-        return json.dumps(self._fields(), sort_keys=True, separators=(",", ":")).encode()
+        """Everything but the secret, in one form however the file is laid out.
 
-    def _fields(self) -> dict[str, object]:
+        In the file's own words, not in ours: it still opens when we have come to write other ones.
+        """
+        return json.dumps(self._says(), sort_keys=True, separators=(",", ":")).encode()
+
+    def _says(self) -> Mapping[str, Any]:
+        return self._fields() if self._stated is None else self._stated
+
+    def _fields(self) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude={"secret"})
 
 
-def unlocked(record: KeyRecord, secret: bytes | bytearray) -> KeyRecord:
-    """The record with its secret in plain."""
-    return record.model_copy(
-        update={"version": VERSION, "lock": None, "secret": SecretStr(_to_text(secret))}
+def _not_a_key_file(source: str, why: str) -> SecretKeyError:
+    return SecretKeyError(
+        f"{source} is not a blindscore key file: {why}", remedy="restore it from a backup"
     )
-
-
-def under_passphrase(
-    record: KeyRecord,
-    secret: bytes | bytearray,
-    passphrase: SecretStr,
-    *,
-    cost: ScryptCost = OWASP,
-) -> KeyRecord:
-    """The record with its secret sealed under a passphrase, with a fresh salt and nonce."""
-    salt, nonce = secrets.token_bytes(SALT_BYTES), secrets.token_bytes(NONCE_BYTES)
-    lock = PassphraseLock(n=cost.n, r=cost.r, p=cost.p, salt=salt.hex(), nonce=nonce.hex())
-    key = keycrypt.derive(passphrase.get_secret_value(), salt, cost)
-    try:
-        return _sealed(record, lock, key, secret)
-    finally:
-        keycrypt.wipe(key)
-
-
-def under_vault_key(
-    record: KeyRecord, secret: bytes | bytearray, key: bytearray, place: VaultPlace
-) -> KeyRecord:
-    """The record with its secret sealed under the 32-byte key that is at `place`."""
-    nonce = secrets.token_bytes(NONCE_BYTES)
-    return _sealed(record, VaultLock(place=place, nonce=nonce.hex()), key, secret)
-
-
-def open_plain(record: KeyRecord) -> bytearray:
-    """The secret of a record without a lock. Raises `SecretKeyError`."""
-    return bytearray(_to_bytes(record))
-
-
-def open_with_passphrase(
-    record: KeyRecord, lock: PassphraseLock, passphrase: SecretStr
-) -> bytearray | None:
-    """The secret; None for a wrong passphrase, or a record that was changed.
-
-    Takes as long as the lock's cost says. Raises `SecretKeyError` for a secret that is no base64.
-    """
-    sealed = _to_bytes(record)
-    key = keycrypt.derive(passphrase.get_secret_value(), bytes.fromhex(lock.salt), lock.cost)
-    try:
-        return keycrypt.open_sealed(key, bytes.fromhex(lock.nonce), sealed, record.about())
-    finally:
-        keycrypt.wipe(key)
-
-
-def open_with_vault_key(record: KeyRecord, lock: VaultLock, key: bytearray) -> bytearray | None:
-    """The secret; None for another key, or a record that was changed. Raises `SecretKeyError`."""
-    sealed = _to_bytes(record)
-    return keycrypt.open_sealed(key, bytes.fromhex(lock.nonce), sealed, record.about())
-
-
-def _sealed(
-    record: KeyRecord,
-    lock: PassphraseLock | VaultLock,
-    key: bytearray,
-    secret: bytes | bytearray,
-) -> KeyRecord:
-    locked = record.model_copy(update={"version": VERSION, "lock": lock})
-    sealed = keycrypt.seal(key, bytes.fromhex(lock.nonce), secret, locked.about())
-    return locked.model_copy(update={"secret": SecretStr(_to_text(sealed))})
-
-
-def _to_text(data: bytes | bytearray) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _to_bytes(record: KeyRecord) -> bytes:
-    text = record.secret.get_secret_value()
-    try:
-        data = base64.b64decode(text, validate=True)
-    except ValueError:
-        data = b""
-    if not data or _to_text(data) != text:  # the last character has bits to spare
-        raise SecretKeyError(
-            f"the file of key {record.key_id} is damaged", remedy="restore it from a backup"
-        )
-    return data

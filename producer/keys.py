@@ -16,10 +16,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import SecretStr
 
-from producer import keycrypt, keyrecord, keyvault
+from producer import keycrypt, keyseal, keyvault
 from producer.keyfolder import KeyFolder
 from producer.keyphrase import Passphrases
-from producer.keyrecord import KeyRecord, PassphraseLock, under_passphrase
+from producer.keyrecord import KeyRecord, PassphraseLock
+from producer.keyseal import under_passphrase
 from producer.schemes import ClientKey, client_scheme
 from shared.errors import SecretKeyError
 from shared.messages import utc_now
@@ -42,7 +43,7 @@ class KeyFile:
     """A key file that is open: what it says, and the secret."""
 
     def __init__(
-        self, record: KeyRecord, secret: bytearray, locker: Locker = keyrecord.unlocked
+        self, record: KeyRecord, secret: bytearray, locker: Locker = keyseal.unlocked
     ) -> None:
         self.record = record
         self.locker = locker
@@ -123,12 +124,12 @@ class KeyRing:
         """Unlock a key's secret; raises as `load`."""
         lock = record.lock
         if lock is None:
-            return KeyFile(record, keyrecord.open_plain(record))
+            return KeyFile(record, keyseal.open_plain(record))
         if not isinstance(lock, PassphraseLock):
             locker = partial(keyvault.lock, vault=lock.place.vault)
             return KeyFile(record, keyvault.open_locked(record, lock), locker)
         for passphrase in self.passphrases.known(record.key_id):
-            secret = keyrecord.open_with_passphrase(record, lock, passphrase)
+            secret = keyseal.open_with_passphrase(record, lock, passphrase)
             if secret is not None:
                 return KeyFile(record, secret, partial(under_passphrase, passphrase=passphrase))
         raise SecretKeyError(
@@ -154,7 +155,7 @@ class KeyRing:
 def new_record(
     key: ClientKey,
     *,
-    locker: Locker = keyrecord.unlocked,
+    locker: Locker = keyseal.unlocked,
     now: datetime | None = None,
     expires_at: datetime | None = None,
 ) -> KeyRecord:

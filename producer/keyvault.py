@@ -5,13 +5,8 @@ from __future__ import annotations
 from types import ModuleType
 
 from producer import keycrypt
-from producer.keyrecord import (
-    KeyRecord,
-    VaultLock,
-    VaultPlace,
-    open_with_vault_key,
-    under_vault_key,
-)
+from producer.keyrecord import KeyRecord, VaultLock, VaultPlace
+from producer.keyseal import open_with_vault_key, under_vault_key
 from shared import cli
 from shared.errors import SecretKeyError, UsageError
 

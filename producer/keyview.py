@@ -23,7 +23,11 @@ SHORT_ID = 8
 class KeyFacts:
     """What is known of one key."""
 
-    record: KeyRecord
+    key_id: str
+    record: KeyRecord | None
+    """None: its file can't be used."""
+    problem: str
+    """Why it can't; else empty."""
     uses: Sequence[Use]
     expired: bool
     asked: bool
@@ -33,16 +37,21 @@ class KeyFacts:
 
 
 def summary(facts: KeyFacts) -> dict[str, Any]:
-    """What the table says, for programs. `published` is null where the account was not asked."""
+    """What the table says, for programs.
+
+    `published` is null where the account was not asked; what only the file could tell, where it
+    can't be used.
+    """
     record = facts.record
     return {
-        "key_id": record.key_id,
-        "scheme": record.scheme,
-        "preset": record.preset,
-        "created_at": _iso(record.created_at),
-        "expires_at": _iso(record.expires_at),
+        "key_id": facts.key_id,
+        "problem": facts.problem or None,
+        "scheme": record.scheme if record else None,
+        "preset": record.preset if record else None,
+        "created_at": _iso(record.created_at) if record else None,
+        "expires_at": _iso(record.expires_at) if record else None,
         "expired": facts.expired,
-        "protection": record.protection,
+        "protection": record.protection if record else None,
         "published": facts.blob is not None if facts.asked else None,
         "runs": len(facts.uses),
         "runs_not_collected": sum(use.collected_at is None for use in facts.uses),
@@ -51,7 +60,7 @@ def summary(facts: KeyFacts) -> dict[str, Any]:
 
 def whole(facts: KeyFacts, path: Path) -> dict[str, Any]:
     """Everything but the secret."""
-    lock, blob = facts.record.lock, facts.blob
+    lock, blob = facts.record.lock if facts.record else None, facts.blob
     return summary(facts) | {
         "file": str(path),
         "lock": lock.model_dump(mode="json", exclude={"nonce", "salt"}) if lock else None,
@@ -80,12 +89,17 @@ def as_table(found: Sequence[KeyFacts]) -> Table:
     for facts in found:
         record, said = facts.record, summary(facts)
         waiting = said["runs_not_collected"]
+        about = ("", "", "", "unusable")
+        if record:
+            about = (
+                f"{record.scheme} {record.preset or ''}".strip(),
+                _day(record.created_at),
+                "expired" if facts.expired else _day(record.expires_at),
+                record.protection,
+            )
         table.add_row(
-            f"{record.key_id[:SHORT_ID]}…",
-            f"{record.scheme} {record.preset or ''}".strip(),
-            _day(record.created_at),
-            "expired" if facts.expired else _day(record.expires_at),
-            record.protection,
+            f"{facts.key_id[:SHORT_ID]}…",
+            *about,
             {True: "yes", False: "no", None: "?"}[said["published"]],
             f"{said['runs']:,}" + (f", {waiting:,} not collected" if waiting else ""),
         )

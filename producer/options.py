@@ -6,9 +6,12 @@ import os
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from producer.keyphrase import Passphrases
 from producer.keys import KeyRing, default_home
 from shared.cli import option
+from shared.errors import UsageError
 
 TOKEN_VARIABLE = "BLINDSCORE_ENDPOINT_TOKEN"  # noqa: S105 - a variable's name
 
@@ -45,6 +48,7 @@ Round = Annotated[
         "error of a score depends on the secret key; decimals that would tell of it are refused.",
         rich_help_panel="Passing results on",
         metavar="DIGITS",
+        min=-15,
         show_default=False,
     ),
 ]
@@ -126,6 +130,22 @@ def home_folder(home: Path | None) -> Path:
 def key_ring(home: Path | None, passphrase_file: Path | None) -> KeyRing:
     """The secret keys, and where passphrases for them come from."""
     return KeyRing(home_folder(home), Passphrases(passphrase_file))
+
+
+def only_flag(context: typer.Context, *names: str) -> str | None:
+    """Which of these parameters, of which one at most makes sense, is on the command line.
+
+    It then goes before what variables say of the others. Raises `UsageError` for two.
+    """
+    given = [
+        name
+        for name in names
+        if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
+    ]
+    if len(given) > 1:
+        one, other = (f"--{name.replace('_', '-')}" for name in given[:2])
+        raise UsageError(f"{one} and {other} contradict each other", remedy="choose one of them")
+    return given[0] if given else None
 
 
 def process_count(processes: int) -> int:

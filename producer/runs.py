@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import structlog
 from pydantic import (
     AwareDatetime,
     BaseModel,
@@ -33,6 +34,8 @@ from shared import blobnames
 from shared.blobnames import KeyId, RunId
 from shared.errors import RunError
 from shared.messages import ContainerName, SchemeName
+
+log = structlog.get_logger()
 
 
 class RunRecord(BaseModel):
@@ -76,20 +79,25 @@ class RunFolder:
         except OSError as error:
             raise disk.cannot_write(self.path, error) from error
 
-    def exists(self) -> bool:
-        return (self.path / "run.json").is_file()
-
     def read(self) -> RunRecord:
         """Raises `RunError` for a run this machine doesn't know."""
-        file = self.path / "run.json"
-        try:
-            return RunRecord.model_validate_json(file.read_bytes())
-        except FileNotFoundError as error:
+        if (record := self.find()) is None:
             raise RunError(
                 f"unknown run {self.run}: no record of it in {self.path.parent}",
                 remedy="blindscore status lists the runs of this machine",
-            ) from error
-        except (OSError, ValidationError) as error:
+            )
+        return record
+
+    def find(self) -> RunRecord | None:
+        """None for a run this machine doesn't know. Raises `RunError`."""
+        file = self.path / "run.json"
+        try:
+            return RunRecord.model_validate_json(file.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise RunError(f"can't read {file}: {error.strerror}") from error
+        except ValidationError as error:
             raise RunError(f"{file} is not a run record") from error
 
     def mark_collected(self, now: datetime) -> None:
@@ -118,6 +126,24 @@ class RunFolder:
 
 
 def known_runs(home: Path) -> Iterator[RunRecord]:
-    """The runs of this machine, oldest first."""
-    for path in sorted((home / "runs").glob("*/run.json")):
-        yield RunFolder(home, path.parent.name).read()
+    """The runs of this machine, oldest first; without damaged records, which a warning names.
+
+    Raises `RunError` for a folder that can't be read.
+    """
+    for name in _names(home / "runs"):
+        try:
+            record = RunFolder(home, name).find()
+        except RunError as error:
+            log.warning("a run was left out: nothing is known of its key", why=str(error))
+            continue
+        if record is not None:
+            yield record
+
+
+def _names(runs: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in runs.iterdir() if blobnames.is_run_id(path.name))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunError(f"can't read {runs}: {error.strerror}") from error

@@ -85,9 +85,10 @@ def _rounding(report: Report) -> str:
 def _confusion(confusion: Confusion) -> Table:
     table = Table(title="actual (down) and predicted (across)", title_justify="left")
     table.add_column("")
-    for label in confusion.labels:
+    labels = [escape(label) for label in confusion.labels]  # a model's or a data set's
+    for label in labels:
         table.add_column(label, justify="right")
-    for index, (label, counts) in enumerate(zip(confusion.labels, confusion.counts, strict=True)):
+    for index, (label, counts) in enumerate(zip(labels, confusion.counts, strict=True)):
         cells = [_count(count, diagonal=column == index) for column, count in enumerate(counts)]
         table.add_row(label, *cells)
     return table

@@ -31,6 +31,8 @@ READ_S = 20.0
 TRIES = 3
 CONTENT_TYPE = "application/octet-stream;base64"
 _NAME = re.compile(r"[A-Za-z0-9-]{3,24}")
+_URL = re.compile(r"https://([A-Za-z0-9.-]{1,253}(?::([0-9]{1,5}))?)/*", re.IGNORECASE)
+MAX_PORT = 65535
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -38,14 +40,13 @@ def vault_url(vault: str) -> str:
     """A vault's bare URL, of its URL or of its name in the public cloud. Raises `UsageError`."""
     if _NAME.fullmatch(vault):
         return f"https://{vault.lower()}.vault.azure.net"
-    parts = urlsplit(vault)
-    bare = parts.scheme == "https" and parts.hostname and not parts.path.strip("/")
-    if not bare or parts.query or parts.fragment or parts.username or parts.password:
+    url = _URL.fullmatch(vault)
+    if url is None or int(url[2] or 0) > MAX_PORT:  # there may be a password in it
         raise UsageError(
-            f"{parts.hostname or 'this'} is no key vault's URL",
+            "--vault is no key vault's URL, and no vault's name",
             remedy="for example https://myvault.vault.azure.net",
         )
-    return f"https://{parts.netloc}"
+    return f"https://{url[1]}"
 
 
 async def put_secret(vault: str, name: str, value: bytes) -> str:

@@ -14,12 +14,13 @@ import asyncio
 import hashlib
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -36,7 +37,6 @@ from rich.table import Table
 from deploy.local.ports import free_port
 from deploy.local.stack import Stack
 from producer.cli import produce
-from producer.cli_keygen import keygen
 from producer.cli_results import collect
 from producer.datasets import open_dataset
 from producer.report import Report
@@ -161,7 +161,8 @@ def through(folder: Path, rows: Path, model: Path, *, scale: float, consent: str
     ):
         stack.wait_until_ready("work", f"http://127.0.0.1:{probes}")
         home, out = folder / "home", folder / "out"
-        _silently(lambda: keygen(scheme="packed", home=home))
+        argv, environment = stack.command("keygen", "--scheme", "packed", "--home", str(home))
+        subprocess.run(argv, env=environment, check=True, capture_output=True)
         said = StringIO()
         meter = Meter(stack)
         with meter, redirect_stdout(said):
@@ -278,11 +279,6 @@ def _environment(stack: Stack) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ |= before
-
-
-def _silently(call: Callable[[], None]) -> None:
-    with redirect_stdout(StringIO()):
-        call()
 
 
 def _consent() -> str:

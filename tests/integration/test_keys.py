@@ -187,10 +187,9 @@ async def test_a_rotated_key_is_like_the_old_one_and_takes_its_place(owner: Owne
     assert owner.listed()[new_id]["runs"] == 1
     assert json.loads(owner.run("key", "show", new_id))["runs"][0]["run"] == run
     third = owner.run(
-        "key", "rotate", new_id, "--expires-days", "1", BLINDSCORE_PASSPHRASE=PASSPHRASE
+        "key", "rotate", new_id, "--expires-days", "0", BLINDSCORE_PASSPHRASE=PASSPHRASE
     )
-    record = owner.ring.files.record(third)
-    assert record.expires_at == record.created_at.replace(microsecond=0) + timedelta(days=1)
+    assert owner.ring.files.record(third).expires_at is None
 
 
 async def test_a_key_that_cannot_be_published_leaves_nothing(owner: Owner) -> None:
@@ -215,14 +214,19 @@ async def test_an_expired_key_encrypts_nothing_but_is_listed(owner: Owner) -> No
 
 
 async def test_a_run_is_not_resumed_under_a_key_that_has_expired(owner: Owner) -> None:
-    """What is complete is told to be; what would have to be encrypted is not."""
+    """What is complete is told to be; what would have to be encrypted is not.
+
+    Nor is it under one that was forgotten.
+    """
     key_id = owner.run("keygen", "--scheme", "direct", "--expires-days", "1")
     run = owner.produce()
+    assert await owner.storage.store.delete(blobnames.key(key_id))
+    assert owner.run("produce", "--resume", run) == run
+    assert await owner.storage.store.delete(blobnames.manifest(run))
+    assert f"key {key_id} is not in the account" in owner.refused("produce", "--resume", run)
     record = owner.ring.files.record(key_id)
     past = record.model_copy(update={"expires_at": record.created_at})
     owner.ring.files.replace(past, record)
-    assert owner.run("produce", "--resume", run) == run
-    assert await owner.storage.store.delete(blobnames.manifest(run))
     assert f"key {key_id} expired" in owner.refused("produce", "--resume", run)
 
 
@@ -244,12 +248,18 @@ async def test_forgetting_names_the_runs_that_still_need_the_key(owner: Owner) -
     assert done.returncode == 0, done.stderr
     assert not await owner.is_published(key_id)
     assert owner.ring.load(key_id).key_id == key_id
-    assert owner.listed()[key_id]["published"] is False
+    (facts,) = owner.listed().values()
+    assert (facts["published"], facts["runs"]) == (False, 1)
+    data = ("--dataset", str(owner.rows()), "--input-bound", "1", "--scheme", "direct")
+    told = owner.refused("produce", *data)
+    assert f"key {key_id} is not in the account" in told
+    assert f"blindscore key rotate {key_id}" in told
+    assert len(list((owner.home / "runs").iterdir())) == 1, "no run was begun"
 
     owner.run("clean", run, "--yes")
     done = owner.ask("key", "forget", key_id[:12], "--secret", answer="y\n")
     assert done.returncode == 0, done.stderr
-    assert run not in done.stderr, "it is out of the account: nothing of it can be collected"
+    assert f"run {run} under this key is not collected yet (not in this account)" in done.stderr
     assert "its secret is deleted" in done.stdout
     assert owner.listed() == {}
 
@@ -277,7 +287,7 @@ async def test_a_damaged_key_can_be_forgotten(owner: Owner) -> None:
     key_id = owner.run("keygen", "--scheme", "direct")
     path = owner.ring.files.path_of(key_id)
     path.write_text("not a key")
-    assert str(path) in owner.refused("key", "list")
+    assert str(path) in blindscore("key", "list", environment=owner.environment).stderr
     owner.run("key", "forget", key_id[:9], "--secret", "--yes")
     assert owner.run("key", "list") == "no keys; blindscore keygen makes one"
 

@@ -20,6 +20,7 @@ from producer.keys import KeyRing
 from producer.schemes import Rows, client_scheme
 from score.schemes.direct import DirectEvaluator
 from score.schemes.packed import PackedEvaluator
+from shared import blobnames
 from shared.errors import RunError, UsageError
 from shared.messages import JobMessage
 from shared.settings import CONNECTION_STRING_VARIABLE, StorageSettings
@@ -45,7 +46,11 @@ class Owner:
     async def produce(self, scheme: str) -> str:
         container, queue = self.settings.container, self.settings.queue
         np.save(self.folder / "rows.npy", ROWS)
-        KeyRing(self.home).save(client_scheme(scheme).generate())
+        key = client_scheme(scheme).generate()
+        KeyRing(self.home).save(key)
+        await self.storage.store.create(
+            blobnames.key(key.key_id), key.evaluation_keys(), content_type="x"
+        )
         return await _output(
             lambda: produce(
                 dataset=str(self.folder / "rows.npy"),
@@ -128,9 +133,10 @@ def scores(table: Sequence[Sequence[str]]) -> list[list[str]]:
 async def test_a_public_folder_holds_rounded_scores_and_nothing_else(owner: Owner) -> None:
     run = await owner.produce("packed")
     await owner.score(3)
-    await owner.collect(run, "public", digits=2)
-    assert files(owner.folder / "public") == ["predictions.csv", "report.json"]
-    assert scores(owner.table("public")) == decimals(MODEL.scores(ROWS), 2)
+    odd = "public[/:key:]"  # as markup it would be an error
+    assert f"written to {owner.folder / odd}/" in await owner.collect(run, odd, digits=2)
+    assert files(owner.folder / odd) == ["predictions.csv", "report.json"]
+    assert scores(owner.table(odd)) == decimals(MODEL.scores(ROWS), 2)
 
 
 async def test_a_collect_that_was_cut_short_goes_on(owner: Owner) -> None:

@@ -135,6 +135,7 @@ async def until(
 async def owner(tmp_path: Path, storage: Storage, storage_settings: StorageSettings) -> Owner:
     key = SCHEME.generate()
     KeyRing(tmp_path / "home").save(key)
+    await storage.store.create(blobnames.key(key.key_id), key.evaluation_keys(), content_type="x")
     return Owner(tmp_path / "home", storage, storage_settings, key.key_id)
 
 

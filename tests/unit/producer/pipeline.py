@@ -127,7 +127,7 @@ class World:
     @asynccontextmanager
     async def submission(self, *, limit: int = 0) -> AsyncIterator[Submission]:
         """As `produce` and `produce --resume` make it."""
-        if not self.folder.exists():
+        if self.folder.find() is None:
             self.folder.create(self.record)
         with self.folder.journal() as journal:
             async with KeyPool("direct", self.key.secret_bytes(), processes=0) as pool:

@@ -6,38 +6,51 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import pytest
+import structlog
+import typer
 from typer.testing import CliRunner, Result
 
-from producer import keyphrase, keyrecord
+from producer import cli_keygen, keyphrase, keyseal
 from producer.cli_key import key as app
 from producer.keycrypt import OWASP
 from producer.keylife import NewKey, blob_metadata, choose_locker, successor
 from producer.keyphrase import NEW_PASSPHRASE_VARIABLE, PASSPHRASE_VARIABLE, Passphrases
-from producer.keyrecord import KeyRecord, PassphraseLock, under_passphrase
+from producer.keyrecord import KeyRecord, PassphraseLock
 from producer.keys import KeyRing, new_record
+from producer.keyseal import under_passphrase
 from producer.runs import RunFolder, RunRecord
 from producer.schemes import SCHEME_NAMES, client_scheme
 from producer.schemes.direct import SCHEME
 from shared.errors import BlindscoreError, RunError, SecretKeyError, UsageError
+from shared.settings import CONNECTION_STRING_VARIABLE
 from tests.commands import CLEAN_ENVIRONMENT
-from tests.unit.producer.keymaking import CHEAP, PASSPHRASE, locked_key
+from tests.unit.producer.keymaking import CHEAP, PASSPHRASE, locked_key, passphrase_file
 
 RIGHT = PASSPHRASE.get_secret_value()
 NEW = "another eight words"
+NOWHERE = (
+    "AccountName=a;AccountKey=YQ==;BlobEndpoint=http://127.0.0.1:1/a;"
+    "QueueEndpoint=http://127.0.0.1:1/a"
+)
+"""An account that a command must not come to ask."""
 START = datetime(2026, 1, 1, 12, 30, tzinfo=UTC)
 LOCKER = partial(under_passphrase, passphrase=PASSPHRASE, cost=CHEAP)
 
 
 @pytest.fixture(autouse=True)
-def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for variable in (PASSPHRASE_VARIABLE, NEW_PASSPHRASE_VARIABLE):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(keyphrase, "_can_ask", lambda: False)
+    yield
+    structlog.reset_defaults()  # commands have it write to where nobody listens any more
 
 
 @pytest.fixture
@@ -66,7 +79,7 @@ def refused(ring: KeyRing, *arguments: str, **variables: str) -> BlindscoreError
 
 
 def add(ring: KeyRing, *, locked: bool) -> KeyRecord:
-    record = new_record(SCHEME.generate(), locker=LOCKER if locked else keyrecord.unlocked)
+    record = new_record(SCHEME.generate(), locker=LOCKER if locked else keyseal.unlocked)
     ring.files.add(record)
     return record
 
@@ -87,7 +100,7 @@ def opens_with(
 
 def test_keys_are_listed_without_being_opened(ring: KeyRing) -> None:
     for name, locker, expires_at in (
-        ("a", keyrecord.unlocked, None),
+        ("a", keyseal.unlocked, None),
         ("b", LOCKER, START + timedelta(days=1)),
     ):
         record = locked_key(locker, key_id=name * 64)
@@ -98,6 +111,7 @@ def test_keys_are_listed_without_being_opened(ring: KeyRing) -> None:
     first, second = json.loads(run(ring, "list", "--local", "--json"))
     assert first == {
         "key_id": "a" * 64,
+        "problem": None,
         "scheme": "direct",
         "preset": "precision",
         "created_at": "2026-01-01T12:30:00+00:00",
@@ -133,6 +147,50 @@ def run_of(key_id: str, name: str, home: Path) -> RunFolder:
         )
     )
     return folder
+
+
+def test_what_is_damaged_does_not_hide_the_rest(ring: KeyRing, tmp_path: Path) -> None:
+    """One key file that says nothing, one that says nonsense, and the record of a run."""
+    record = add(ring, locked=False)
+    run_of(record.key_id, "run-1", tmp_path)
+    (run_of(record.key_id, "run-2", tmp_path).path / "run.json").write_text("{}")
+    ring.files.path_of("0" * 64).write_text("")
+    fields = json.loads(locked_key(keyseal.unlocked, key_id="9" * 64).encode())
+    early = fields | {"created_at": "0001-01-01T00:00:00+14:00"}
+    ring.files.path_of("9" * 64).write_text(json.dumps(early))
+    for path in ring.files.path.glob("*.key"):
+        path.chmod(0o600)
+
+    healthy, *others = json.loads(run(ring, "list", "--local", "--json"))
+    assert (healthy["key_id"], healthy["problem"]) == (record.key_id, None)
+    assert healthy["runs"] == 1
+    assert {(each["key_id"], each["scheme"]) for each in others} == {
+        ("0" * 64, None),
+        ("9" * 64, None),
+    }
+    assert all(str(ring.files.path_of(each["key_id"])) in each["problem"] for each in others)
+
+    listed = invoke(ring, "list", "--local")
+    assert listed.exit_code == 0
+    assert listed.stdout.count("unusable") == 2
+    for damaged in (*(each["problem"] for each in others), "run-2/run.json is not a run record"):
+        assert damaged in listed.stderr
+
+
+def test_no_key_is_made_where_its_runs_cannot_be_read(ring: KeyRing, tmp_path: Path) -> None:
+    """Else each try leaves one more."""
+    record = add(ring, locked=False)
+    (tmp_path / "runs").write_text("not a folder")
+    told = refused(ring, "rotate", record.key_id, **{CONNECTION_STRING_VARIABLE: NOWHERE})
+    assert isinstance(told, RunError)
+
+
+def test_a_secret_that_cannot_be_deleted_stays_published(ring: KeyRing, tmp_path: Path) -> None:
+    path = ring.files.path_of(add(ring, locked=False).key_id)
+    path.symlink_to(path.rename(tmp_path / "elsewhere"))
+    forget = ("forget", path.stem, "--secret", "--yes")
+    told = refused(ring, *forget, **{CONNECTION_STRING_VARIABLE: NOWHERE})
+    assert f"is a link to {tmp_path / 'elsewhere'}" in str(told)
 
 
 def test_what_is_public_of_a_key_is_shown(ring: KeyRing, tmp_path: Path) -> None:
@@ -253,8 +311,61 @@ def test_a_locked_key_wants_a_new_passphrase_of_its_own(ring: KeyRing) -> None:
 
 def test_contradictions_are_refused(ring: KeyRing) -> None:
     record = add(ring, locked=False)
-    told = refused(ring, "protect", record.key_id, "--remove", "--vault", "https://v.example")
-    assert isinstance(told, UsageError)
+    ways = (("--remove",), ("--vault", "https://v.example"), ("--new-passphrase-file", "file"))
+    for one, other in combinations(ways, 2):
+        told = refused(ring, "protect", record.key_id, *one, *other)
+        assert f"{one[0]}" in str(told)
+        assert "contradict each other" in str(told)
+    for passphrase in (("--passphrase",), ("--passphrase-file", "file")):
+        with pytest.raises(UsageError, match=f"--vault and {passphrase[0]} contradict"):
+            make_key_by("--vault", "https://v.example", *passphrase)
+
+
+def test_an_option_goes_before_a_variable(
+    ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defaults = under_passphrase.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "cost", CHEAP)  # there are eight of them
+    vault = {"BLINDSCORE_VAULT": "https://v.example"}
+    plain = add(ring, locked=False)
+    with passphrase_file(tmp_path) as file:
+        for option in ("--passphrase-file", "--new-passphrase-file"):
+            said = run(ring, "protect", plain.key_id, option, str(file), **vault)
+            assert said.endswith("none → passphrase\n")
+            for _ in range(2):  # the second time there is nothing to open
+                opening = ("--passphrase-file", str(file))
+                run(ring, "protect", plain.key_id, "--remove", *opening, **vault)
+            assert ring.files.record(plain.key_id) == plain
+        assert make_key_by("--passphrase-file", str(file), **vault).protection == "passphrase"
+    assert make_key_by("--passphrase", **vault, BLINDSCORE_PASSPHRASE=RIGHT).protection == (
+        "passphrase"
+    )
+
+
+def make_key_by(*options: str, **variables: str) -> KeyRecord:
+    """A record as `keygen` would keep it, given these options."""
+    made: list[KeyRecord] = []
+
+    def make(new: NewKey, *_: object) -> tuple[KeyRecord, Path]:
+        made.append(locked_key(new.locker))
+        return made[-1], Path("/a[/b]:key:")
+
+    app = typer.Typer()
+    app.command()(cli_keygen.keygen)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cli_keygen, "make_key", make)
+        account = {CONNECTION_STRING_VARIABLE: NOWHERE, "BLINDSCORE_ALLOW_ACCOUNT_KEY": "1"}
+        done = CliRunner().invoke(app, ["--scheme", "direct", *options], env=account | variables)
+    if done.exception:
+        raise done.exception
+    return made[0]
+
+
+def test_paths_are_told_as_they_are(capfd: pytest.CaptureFixture[str]) -> None:
+    """Brackets and colons are no markup."""
+    cli_keygen.tell(locked_key(keyseal.unlocked), Path("/a[/b]:key:"))
+    assert "secret key for direct in /a[/b]:key:; " in capfd.readouterr().err
 
 
 def test_a_passphrase_is_no_argument() -> None:
@@ -266,7 +377,7 @@ def test_a_passphrase_is_no_argument() -> None:
 
 
 def test_a_new_key_is_locked_as_its_maker_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_locker("", Passphrases(), ask=False) is keyrecord.unlocked
+    assert choose_locker("", Passphrases(), ask=False) is keyseal.unlocked
     with pytest.raises(UsageError, match="no new passphrase was given"):
         choose_locker("", Passphrases(), ask=True)
     monkeypatch.setenv(PASSPHRASE_VARIABLE, RIGHT)
@@ -282,14 +393,15 @@ def test_a_successor_has_the_same_scheme_and_preset(scheme: str, ring: KeyRing) 
     record = new_record(client_scheme(scheme).generate(preset))
     old = record.model_copy(update={"version": 1, "preset": None})
     for each in (record, old):
-        assert successor(each, ring, lifetime=None) == NewKey(scheme, preset)
+        assert successor(each, ring) == NewKey(scheme, preset)
 
 
 def test_a_successor_lives_as_long(ring: KeyRing) -> None:
     made_at, lifetime = START + timedelta(microseconds=700_000), timedelta(days=90)
     record = new_record(SCHEME.generate(), now=made_at, expires_at=START + lifetime)
-    assert successor(record, ring, lifetime=None).lifetime == lifetime
-    assert successor(record, ring, lifetime=timedelta(days=1)).lifetime == timedelta(days=1)
+    assert successor(record, ring).lifetime == lifetime
+    assert successor(record, ring, days=1).lifetime == timedelta(days=1)
+    assert successor(record, ring, days=0).lifetime is None
 
 
 def test_a_key_blob_says_in_utc_when_its_key_expires() -> None:

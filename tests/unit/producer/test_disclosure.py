@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from typer.testing import CliRunner
 
 from producer import disclosure
+from producer.cli_results import collect
 from producer.disclosure import EVERYTHING, SLACK, Disclosure, finest_digits, key_dependent_error
 from producer.output import write
 from producer.report import Report
@@ -175,6 +178,17 @@ def test_a_grid_is_always_that_much_coarser_than_the_error() -> None:
     for error in 10.0 ** np.linspace(-12, 6, 50):
         step = 10.0 ** -finest_digits(error)
         assert SLACK * error <= step * 1.0000001 <= 11 * SLACK * error
+
+
+def test_grids_beyond_all_scores_are_refused() -> None:
+    """Before anything is waited for."""
+    app = typer.Typer()
+    app.command()(collect)
+    done = CliRunner().invoke(app, ["run-1", "--round", "-400"])
+    assert done.exit_code == 2
+    assert "-15" in done.output
+    scores = np.array([[1e15, 0.0]])
+    assert disclosure.rounded(-15, 1e-6).undecided(scores) == 0
 
 
 def test_scores_that_are_no_numbers_are_not_rounded() -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
-from producer import keyrecord
+from producer import keyseal
 from producer.keyphrase import Passphrases
-from producer.keyrecord import KeyRecord, under_passphrase
+from producer.keyrecord import KeyRecord
 from producer.keys import KeyFile, KeyRing, new_record, require_unexpired
+from producer.keyseal import under_passphrase
 from producer.schemes import SCHEME_NAMES, ClientKey, Encoding, client_scheme
 from producer.schemes.ei import REFERENCE
 from shared.errors import SecretKeyError, UsageError
@@ -131,9 +133,63 @@ def test_a_file_under_another_keys_name_is_refused(key: ClientKey, tmp_path: Pat
         KeyRing(tmp_path).load("0" * 64)
 
 
+def test_an_unusable_key_is_passed_over(key: ClientKey, tmp_path: Path) -> None:
+    ring = KeyRing(tmp_path)
+    ring.save(key)
+    damaged = ring.files.path_of("d" * 64)
+    damaged.write_text("not a key")
+    damaged.chmod(0o600)
+    with capture_logs() as logged:
+        assert ring.newest("direct").key_id == key.key_id
+    assert [str(damaged) in entry["why"] for entry in logged] == [True]
+    found = ring.files.scan()
+    assert isinstance(found["d" * 64], SecretKeyError)
+    assert found[key.key_id] == ring.files.record(key.key_id)
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    """It is not taken for one without keys."""
+    ring = KeyRing(tmp_path)
+    ring.files.path.write_text("not a folder")
+    for attempt in (
+        ring.files.scan,
+        lambda: ring.newest("direct"),
+        lambda: ring.load("k" * 64),
+        lambda: ring.files.find("k"),
+        lambda: ring.files.remove("k" * 64),
+    ):
+        with pytest.raises(SecretKeyError, match=f"can't .*{ring.files.path}.*: Not a directory"):
+            attempt()
+
+
+def test_a_link_is_not_taken_for_a_key(key: ClientKey, tmp_path: Path) -> None:
+    """Deleted or replaced, it would leave the secret where it leads."""
+    ring = KeyRing(tmp_path)
+    path = ring.save(key)
+    record = ring.files.record(key.key_id)
+    target = path.rename(tmp_path / "elsewhere")
+    path.symlink_to(target)
+    for attempt in (
+        lambda: ring.load(key.key_id),
+        lambda: ring.files.replace(record, record),
+        lambda: ring.files.remove(key.key_id),
+    ):
+        with pytest.raises(SecretKeyError, match=f"{path} is a link to {target}"):
+            attempt()
+    assert path.is_symlink()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    files = KeyRing(tmp_path).files
+    files.require_writable()
+    os.mkfifo(files.path_of("k" * 64), 0o600)
+    with pytest.raises(SecretKeyError, match="not a blindscore key file"):
+        files.record("k" * 64)
+
+
 def test_keys_are_found_by_the_beginning_of_their_id(tmp_path: Path) -> None:
     files = KeyRing(tmp_path).files
-    secret = keyrecord.unlocked
+    secret = keyseal.unlocked
     one, other = (locked_key(secret, key_id=name + "0" * 60) for name in ("abcd", "abce"))
     for record in (one, other):
         files.add(record)
@@ -279,7 +335,7 @@ def test_a_file_that_changed_meanwhile_is_left_alone(key: ClientKey, tmp_path: P
 
 def test_keys_that_are_written_at_once_all_arrive(tmp_path: Path) -> None:
     """Each removes what it takes for leftovers, so they have to take turns."""
-    records = [locked_key(keyrecord.unlocked, key_id=f"{n:064d}") for n in range(64)]
+    records = [locked_key(keyseal.unlocked, key_id=f"{n:064d}") for n in range(64)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(KeyRing(tmp_path).files.add, records))
     assert list(KeyRing(tmp_path).files.records()) == records

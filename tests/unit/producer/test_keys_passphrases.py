@@ -17,8 +17,9 @@ from pydantic import SecretStr
 from producer import keycrypt, keyphrase
 from producer.keycrypt import ScryptCost
 from producer.keyphrase import MAX_BYTES, PASSPHRASE_VARIABLE, Passphrases
-from producer.keyrecord import KeyRecord, under_passphrase
+from producer.keyrecord import KeyRecord
 from producer.keys import KeyRing, new_record
+from producer.keyseal import under_passphrase
 from producer.schemes.direct import SCHEME
 from shared.errors import SecretKeyError, UsageError
 from tests.commands import CLEAN_ENVIRONMENT
@@ -42,7 +43,7 @@ def record(tmp_path: Path) -> KeyRecord:
 
 
 class Typist:
-    """Somebody at a terminal, who types what the test says."""
+    """Somebody at a terminal, who types what the test says; U+DCxx is the byte xx."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *typed: str) -> None:
         self.prompts: list[str] = []
@@ -52,7 +53,7 @@ class Typist:
 
     def _answer(self, prompt: str) -> str:
         self.prompts.append(prompt)
-        return self.typed.pop(0)
+        return self.typed.pop(0).encode(errors="surrogateescape").decode()
 
 
 def test_the_variable_opens_a_key(
@@ -154,8 +155,39 @@ def test_a_new_passphrase_is_asked_for_twice(monkeypatch: pytest.MonkeyPatch) ->
     Typist(monkeypatch, RIGHT, "a slip of it", RIGHT, RIGHT)
     assert Passphrases().new() == PASSPHRASE
     Typist(monkeypatch, *(RIGHT, "a slip of it") * 3)
-    with pytest.raises(UsageError, match="not confirmed"):
+    with pytest.raises(UsageError, match="no new passphrase was chosen in 3 tries"):
         Passphrases().new()
+
+
+def test_a_new_passphrase_that_is_unfit_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for unfit in ("", "seven77", "eight by\udcfftes"):
+        typist = Typist(monkeypatch, unfit, RIGHT, RIGHT)
+        assert Passphrases().new() == PASSPHRASE
+        assert len(typist.prompts) == 3
+
+
+def test_a_slip_that_is_no_text_is_a_wrong_passphrase(
+    record: KeyRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Typist(monkeypatch, "\udcff", "", RIGHT)
+    assert KeyRing(tmp_path).load(record.key_id).key_id == record.key_id
+
+
+def test_a_variable_that_is_no_text_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PASSPHRASE_VARIABLE, "eight by\udcfftes")
+    with pytest.raises(UsageError, match=f"{PASSPHRASE_VARIABLE} is not UTF-8"):
+        Passphrases().given()
+
+
+def test_too_little_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def starved(**_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(keycrypt, "Scrypt", starved)
+    with pytest.raises(SecretKeyError, match="needs 128 MiB"):
+        keycrypt.derive(RIGHT, b"salt", keycrypt.OWASP)
 
 
 def test_a_new_passphrase_that_is_soon_guessed_is_refused(

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,14 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from producer import keycrypt, keyrecord
+from producer import keycrypt, keyseal
 from producer.keycrypt import MAX_MEMORY_BYTES, MAX_WORK, OWASP, ScryptCost
-from producer.keyrecord import KeyRecord, PassphraseLock, VaultLock, VaultPlace, under_passphrase
+from producer.keyrecord import KeyRecord, PassphraseLock, VaultLock, VaultPlace
+from producer.keyseal import under_passphrase
+from producer.schemes import client_scheme
 from shared.errors import SecretKeyError
 from tests.unit.producer.keymaking import CHEAP, PASSPHRASE, SECRET, locked_key
 
 PLACE = VaultPlace(vault="https://myvault.vault.azure.net", name="blindscore-k", version="1a")
 VAULT_KEY = bytearray(range(32))
+GOLDEN = Path(__file__).parent / "golden"
+"""Files of a throw-away key, as version 2 was first written. They are never made anew."""
 
 
 def by_passphrase() -> KeyRecord:
@@ -29,18 +34,18 @@ def by_passphrase() -> KeyRecord:
 
 def by_vault() -> KeyRecord:
     return locked_key(
-        lambda record, secret: keyrecord.under_vault_key(record, secret, VAULT_KEY, PLACE)
+        lambda record, secret: keyseal.under_vault_key(record, secret, VAULT_KEY, PLACE)
     )
 
 
 def opened(record: KeyRecord, passphrase: SecretStr = PASSPHRASE) -> bytes | None:
     """The secret, by whichever key the test has."""
     if isinstance(record.lock, PassphraseLock):
-        secret = keyrecord.open_with_passphrase(record, record.lock, passphrase)
+        secret = keyseal.open_with_passphrase(record, record.lock, passphrase)
     elif isinstance(record.lock, VaultLock):
-        secret = keyrecord.open_with_vault_key(record, record.lock, VAULT_KEY)
+        secret = keyseal.open_with_vault_key(record, record.lock, VAULT_KEY)
     else:
-        secret = keyrecord.open_plain(record)
+        secret = keyseal.open_plain(record)
     return None if secret is None else bytes(secret)
 
 
@@ -48,7 +53,7 @@ def reread(record: KeyRecord) -> KeyRecord:
     return KeyRecord.decode(record.encode(), source="the file")
 
 
-@pytest.mark.parametrize("record", [by_passphrase(), by_vault(), locked_key(keyrecord.unlocked)])
+@pytest.mark.parametrize("record", [by_passphrase(), by_vault(), locked_key(keyseal.unlocked)])
 def test_what_was_locked_opens_after_it_was_written(record: KeyRecord) -> None:
     assert opened(reread(record)) == SECRET
     assert reread(record) == record
@@ -60,6 +65,24 @@ def test_it_opens_however_the_file_is_laid_out() -> None:
     shuffled["lock"] = dict(reversed(fields["lock"].items()))
     record = KeyRecord.decode(json.dumps(shuffled, indent=8).encode(), source="the file")
     assert opened(record) == SECRET
+
+
+class LaterRecord(KeyRecord):
+    """What a later program may have come to write."""
+
+    note: str | None = None
+
+
+@pytest.mark.parametrize("kind", [KeyRecord, LaterRecord])
+@pytest.mark.parametrize("name", ["passphrase", "vault"])
+def test_a_file_that_was_sealed_long_ago_opens(name: str, kind: type[KeyRecord]) -> None:
+    record = kind.decode((GOLDEN / f"{name}.json").read_bytes(), source=name)
+    assert record.protection == name
+    secret = opened(record)
+    assert secret is not None
+    assert client_scheme("ei").load(secret).key_id == record.key_id
+    relocked = under_passphrase(record, secret, PASSPHRASE, cost=CHEAP)
+    assert opened(kind.decode(relocked.encode(), source=name)) == secret
 
 
 @pytest.mark.parametrize("secret", [b"", b"x", os.urandom(70_000)])
@@ -87,9 +110,9 @@ def test_nothing_is_used_twice() -> None:
 
 
 def test_the_secret_is_not_in_the_file() -> None:
-    assert keyrecord._to_text(SECRET)[:32] in locked_key(keyrecord.unlocked).encode().decode()
+    assert keyseal._to_text(SECRET)[:32] in locked_key(keyseal.unlocked).encode().decode()
     for record in (by_passphrase(), by_vault()):
-        assert keyrecord._to_text(SECRET)[:32] not in record.encode().decode()
+        assert keyseal._to_text(SECRET)[:32] not in record.encode().decode()
         assert PASSPHRASE.get_secret_value() not in record.encode().decode()
 
 
@@ -103,7 +126,7 @@ def test_a_wrong_passphrase_opens_nothing(wrong: str) -> None:
 def test_another_vault_key_opens_nothing() -> None:
     record = by_vault()
     assert isinstance(record.lock, VaultLock)
-    assert keyrecord.open_with_vault_key(record, record.lock, bytearray(32)) is None
+    assert keyseal.open_with_vault_key(record, record.lock, bytearray(32)) is None
 
 
 # --- damage -----------------------------------------------------------------------------------

@@ -190,7 +190,10 @@ def test_a_vault_is_named_by_name_or_url(named: str, url: str) -> None:
 
 @pytest.mark.parametrize(
     "named",
-    ["", "a_b", "http://myvault.vault.azure.net", "https://u:p@v.example", "https://v/x", "https:"],
+    [
+        *["", "a_b", "http://myvault.vault.azure.net", "https://u:p@v.example", "https://v/x"],
+        *["https:", "https://[", "https://v:99999", "https://v_x.example"],
+    ],
 )
 def test_what_is_no_vault_is_refused(named: str) -> None:
     with pytest.raises(UsageError, match="no key vault's URL") as told:

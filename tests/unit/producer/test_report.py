@@ -197,9 +197,12 @@ def test_a_terminal_shows_what_others_wrote_as_it_is(tmp_path: Path) -> None:
     found = collected(tmp_path, blocks, scored={0})
     found.failed["000001"] = Fault("evil", "[/] [link=http://x]markup")
     report = write(found, tmp_path, link="argmax", labels=MODEL.labels, blocks=blocks)
+    assert report.confusion is not None
+    odd = report.confusion.model_copy(update={"labels": ["[/zero]", "1", "2"]})
     shown = io.StringIO()
-    show(report, Console(file=shown, width=120))
+    show(report.model_copy(update={"confusion": odd}), Console(file=shown, width=120))
     assert "evil: [/] [link=http://x]markup" in shown.getvalue()
+    assert shown.getvalue().count("[/zero]") == 2
     assert "1 of 2 in 2 jobs" in shown.getvalue()
 
 

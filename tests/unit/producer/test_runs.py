@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from producer.journal import Encryption
 from producer.runs import RunFolder, known_runs
@@ -39,7 +40,7 @@ def test_a_run_whose_record_was_never_finished_is_unknown(tmp_path: Path) -> Non
     folder = RunFolder(tmp_path, RUN)
     folder.path.mkdir(parents=True)
     (folder.path / "run.json.unfinished").write_text("{")
-    assert not folder.exists()
+    assert folder.find() is None
     assert list(known_runs(tmp_path)) == []
 
 
@@ -49,6 +50,23 @@ def test_a_damaged_record_is_told(tmp_path: Path) -> None:
     (world.folder.path / "run.json").write_text("{}")
     with pytest.raises(RunError, match="not a run record"):
         world.folder.read()
+
+
+def test_a_damaged_record_does_not_hide_the_others(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.folder.create(world.record)
+    damaged = RunFolder(tmp_path, "run-0")
+    damaged.path.mkdir()
+    (damaged.path / "run.json").write_text("{}")
+    with capture_logs() as logged:
+        assert list(known_runs(tmp_path)) == [world.record]
+    assert [str(damaged.path) in entry["why"] for entry in logged] == [True]
+
+
+def test_a_folder_of_runs_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("not a folder")
+    with pytest.raises(RunError, match="runs: Not a directory"):
+        list(known_runs(tmp_path))
 
 
 @pytest.fixture

@@ -8,21 +8,32 @@ import hashlib
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from producer import patience
+from producer import backlog, patience
+from producer.keypool import KeyPool
+from producer.schemes import client_scheme
 from producer.submit import rows_tag
 from shared import blobnames
 from shared.errors import RunError, StorageUnavailable
 from shared.messages import JobMessage, Manifest
 from shared.ports import BlobInfo
 from tests.fakes import FakeQueue, FakeStore
-from tests.unit.producer.pipeline import ERROR, MODEL, RUN, Block, World, data_set, scores_of
+from tests.unit.producer.pipeline import (
+    ERROR,
+    MODEL,
+    RUN,
+    Block,
+    World,
+    blocks,
+    data_set,
+    scores_of,
+)
 
 ROWS = data_set(10)
 JOBS = 5
@@ -331,25 +342,35 @@ async def test_no_more_than_a_few_blocks_are_in_memory(tmp_path: Path) -> None:
     assert most <= 3
 
 
-async def test_uploads_run_ahead_of_a_full_queue_by_a_few_jobs_only(tmp_path: Path) -> None:
+async def test_uploads_run_ahead_of_a_full_queue_by_a_few_jobs_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backlog, "POLL_S", 0.01)
     uploaded = 0
-    enough = asyncio.Event()
+    counts_since = 0
+    stuck = asyncio.Event()
 
     class Counting(FakeStore):
         async def create(self, *args: Any, **kwargs: Any) -> None:
-            nonlocal uploaded
+            nonlocal uploaded, counts_since
             await super().create(*args, **kwargs)
             uploaded += 1
-            if uploaded == 5:
-                enough.set()
+            counts_since = 0
 
-    world = World(tmp_path, store=Counting(), rows_per_job=1, in_flight=2)
+    class Full(FakeQueue):
+        async def depth(self) -> int:
+            nonlocal counts_since
+            counts_since += 1
+            if uploaded >= 5 and counts_since == 20:
+                stuck.set()
+            return await super().depth()
+
+    world = World(tmp_path, store=Counting(), queue=Full(), rows_per_job=1, in_flight=2)
     async with world.submission(limit=3) as submission:
         await submission.start()
         running = asyncio.create_task(submission.run(Block(i, ROWS[i : i + 1]) for i in range(10)))
         async with asyncio.timeout(30):
-            await enough.wait()
-        await asyncio.sleep(0.1)  # in which nothing more may happen
+            await stuck.wait()  # it has looked at the full queue so often, and done nothing else
         assert (uploaded, len(world.messages())) == (5, 3)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -359,23 +380,52 @@ async def test_uploads_run_ahead_of_a_full_queue_by_a_few_jobs_only(tmp_path: Pa
 async def test_a_storage_account_that_is_away_for_a_while_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Answers are lost too: the call was carried out, and its caller doesn't know."""
+    """Bodies of three parts; answers are lost too: it was done, and its caller doesn't know."""
     monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.001)
     seen: Counter[str] = Counter()
+    taken: list[int] = []
 
     class Shaky(FusedStore):
-        async def create(self, name: str, *args: Any, **kwargs: Any) -> None:
+        async def create(
+            self, name: str, data: bytes | AsyncIterator[bytes], **kwargs: Any
+        ) -> None:
+            assert not isinstance(data, bytes)
             seen[name] += 1
-            if seen[name] == 1:
+            pieces: list[bytes] = []
+            if seen[name] > 1:
+                async for piece in data:
+                    pieces.append(piece)
+                    if seen[name] == 2 and len(pieces) == 2:
+                        break
+            taken.append(len(pieces))
+            if seen[name] <= 3:
                 raise StorageUnavailable("away")
-            await super().create(name, *args, **kwargs)
-            if seen[name] == 2:
+            await super().create(name, b"".join(pieces), **kwargs)
+            if seen[name] == 4:
                 raise StorageUnavailable("the answer is lost")
 
-    world = fused(tmp_path)
-    world.store = Shaky(fuse=Fuse())
-    require_whole(world, await world.produce(ROWS))
-    assert len(world.messages()) == JOBS
+    rows = np.random.default_rng(1).uniform(-1, 1, size=(4, 260))
+    key = client_scheme("packed").generate()
+    world = World(tmp_path, store=Shaky(fuse=Fuse()), rows_per_job=2, in_flight=1)
+    async with (
+        world.submission() as plain,
+        KeyPool("packed", key.export_secret(), processes=0) as pool,
+    ):
+        of = {"scheme": "packed", "key_id": key.key_id, "features": rows.shape[1]}
+        record = plain.record.model_copy(update=of)
+        submission = replace(plain, record=record, pool=pool)
+        await submission.start()
+        manifest = await submission.run(blocks(rows, 2))
+        assert taken == 2 * [0, 2, 3, 3, 3]
+        for entry in manifest.jobs:
+            info, body = world.store.blobs[blobnames.input_blob(RUN, entry.job)]
+            uncounted, uploaded, refused, last = (
+                encryption.entry for encryption in submission.journal.encryptions(entry.job)
+            )
+            assert entry == last == uploaded
+            assert last.sha256 == hashlib.sha256(body).hexdigest() == info.metadata["sha256"]
+            assert len({uncounted.sha256, uploaded.sha256, refused.sha256}) == 3
+    assert [message.sha256 for message in world.messages()] == [e.sha256 for e in manifest.jobs]
 
 
 def test_the_tag_of_rows_needs_the_key_and_tells_every_bit() -> None:
