@@ -42,8 +42,11 @@ Kind = Literal[
     "gone",  # 404 MessageNotFound: what Azure says of an old receipt, where Azurite says 400
 ]
 
-PATIENCE_S, LATE_S = 2.0, 3.0
-"""How long a call to storage waits in tests of late answers; how late these are."""
+PATIENCE_S, LATE_S = 4.0, 6.0
+"""How long a call waits in tests of late answers, and how late these are.
+
+It is every call's patience then: one that goes well must not take so long on a busy machine.
+"""
 
 _PAGE = b"<!doctype html><title>Welcome</title><p>Please sign in to this network."
 _ANSWERS: dict[Kind, tuple[int, bytes, str]] = {
@@ -68,12 +71,16 @@ def give_up_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass(slots=True)
 class Fault:
-    """What to do to the next `times` requests of a method whose URL contains `where`."""
+    """What to do to the next `times` requests of a method whose URL contains `where`.
+
+    That is, once the first `after` such requests have gone well.
+    """
 
     kind: Kind
     method: str
     where: str = ""
     times: int = 1
+    after: int = 0
     late_s: float = LATE_S
     retry_after_s: int | None = None
 
@@ -111,6 +118,9 @@ class Faults:
         self.requests.append(f"{request.method} {request.path_qs}")
         for fault in self.planned:
             if fault.times and fault.method == request.method and fault.where in request.path_qs:
+                if fault.after:
+                    fault.after -= 1
+                    return None
                 fault.times -= 1
                 return fault
         return None

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
 import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
+from producer.disk import UNFINISHED
+from shared import blobnames
 from shared.model import load_model
+from tests.chaos.halfway import half_staged
 from tests.chaos.part import TICK_S, Part, wait_until
-from tests.chaos.plan import Outcome, Plan, digits
+from tests.chaos.plan import Outcome, Plan
 from tests.chaos.system import System
 from tests.chaos.verdict import judge, require_settled
 
 WORKERS = 4
-KILL_EVERY_S = 1.0
 KILLS_AT_LEAST = 4
 KILLS_AT_WORK = 2
 """So many of them for certain, others by chance."""
@@ -47,6 +52,7 @@ class Chaos:
         self._kills_at_work = 0
         self._next_kill_s = 0.0
         self._sent_by_first_producer = 0
+        self._half_uploads = 0
         self._producer_starts = 0
         self._collector_kills = 0
         self._endpoint_kills = 0
@@ -55,16 +61,16 @@ class Chaos:
     def go(self) -> Outcome:
         """Produce, score and collect, killing all the while."""
         started_s = time.monotonic()
-        self._system.make_key()
+        self._system.make_key(self._plan.scheme)
         self._system.start_crew()
         self._wait_for_crew()
         self._begin_to_produce()
-        for worker in self._system.crew[: min(KILLS_AT_WORK, self._plan.most_kills)]:
-            wait_until(partial(_is_at_work, worker), "a worker with a job", within_s=READY_S)
-            self._kill_worker(worker)
+        for _ in range(min(KILLS_AT_WORK, self._plan.most_kills)):
+            wait_until(lambda: bool(self._at_work()), "a worker with a job", within_s=READY_S)
+            self._kill_worker(self._victim())
         self._system.endpoint.tell(signal.SIGCONT)
         self._collect()
-        self._next_kill_s = time.monotonic() + KILL_EVERY_S
+        self._next_kill_s = time.monotonic() + self._plan.kill_every_s
         while not (self._producer_starts == 2 and self._producer.code == self._collector.code == 0):
             assert time.monotonic() < started_s + self._plan.deadline_s, "this takes too long"
             self._misbehave()
@@ -82,26 +88,41 @@ class Chaos:
             kills_at_work=self._kills_at_work,
             endpoint_restarts=self._endpoint_kills,
             producer_kills=1,
+            half_uploads=self._half_uploads,
             collector_kills=self._collector_kills,
             storage_outages=self._outages,
             seconds=round(seconds, 1),
-            verdict=judge(self._out / "predictions.csv", model, digits(self._plan.rows)),
+            verdict=judge(self._out / "predictions.csv", model, self._plan.data()),
         )
 
     def _begin_to_produce(self) -> None:
         """Halt the endpoint, and kill the producer before its queue is full."""
+        rows = self._system.folder / "rows.npy"
+        np.save(rows, self._plan.data().astype(np.float32))  # sixteenths: nothing is rounded
         self._produce(
-            *("--dataset", "digits", "--split", "all", "--limit", str(self._plan.rows)),
-            *("--scheme", "direct", "--rows-per-job", str(self._plan.rows_per_job)),
+            *("--dataset", str(rows), "--input-bound", "1", "--scheme", self._plan.scheme),
+            *("--rows-per-job", str(self._plan.rows_per_job)),
         )
         wait_until(lambda: "\n" in self._producer.output, "a run", within_s=READY_S)
         self._run = self._producer.output.split()[0]
         self._system.endpoint.tell(signal.SIGSTOP)
         half = self._plan.backlog // 2
         wait_until(lambda: self._sent() >= half, "half a queue", within_s=READY_S)
+        if self._plan.kill_halfway:
+            wait_until(self._is_halted_halfway, "half an upload", within_s=READY_S)
         self._producer.require_code(None)
         self._producer.kill()
         self._sent_by_first_producer = self._sent()
+
+    def _is_halted_halfway(self) -> bool:
+        """Halt the producer; if no input is staged in part then, it may go on."""
+        self._producer.require_code(None)
+        self._producer.tell(signal.SIGSTOP)
+        jobs = [blobnames.job_id(number) for number in range(self._plan.jobs)]
+        self._half_uploads = asyncio.run(half_staged(self._system.settings, self._run, jobs))
+        if not self._half_uploads:
+            self._producer.tell(signal.SIGCONT)
+        return self._half_uploads > 0
 
     def _misbehave(self) -> None:
         """Kill whatever is due."""
@@ -110,10 +131,11 @@ class Chaos:
         done = self._done()
         if self._kills < self._plan.most_kills and time.monotonic() >= self._next_kill_s:
             self._kill_worker(self._victim())
-            self._next_kill_s += KILL_EVERY_S
+            self._next_kill_s += self._plan.kill_every_s
         if not self._collector_kills and done >= self._plan.backlog // 4:
             self._collector.require_code(None)
             self._collector.kill()
+            self._leftover.touch()
             self._collect()
             self._collector_kills += 1
         if self._endpoint_kills < self._plan.endpoint_restarts and done >= self._next_restart():
@@ -131,9 +153,16 @@ class Chaos:
         """Whether so much has happened that the run may go on to its end."""
         return (
             self._collector_kills == 1
+            and not self._leftover.exists()
             and self._kills >= min(KILLS_AT_LEAST, self._plan.most_kills)
             and self._endpoint_kills >= min(1, self._plan.endpoint_restarts)
         )
+
+    @property
+    def _leftover(self) -> Path:
+        """What a kill in the middle of a write leaves behind. The next collector takes it away once
+        it has read the manifest: from then on it waits when storage is away, and has not before."""
+        return self._out / "parts" / self._run / f"killed{UNFINISHED}"
 
     def _next_restart(self) -> int:
         """So many jobs are decrypted when the endpoint is restarted next."""
@@ -142,8 +171,10 @@ class Chaos:
 
     def _victim(self) -> Part:
         """One of those that are at work, if any are."""
-        crew = self._system.crew
-        return self._random.choice([worker for worker in crew if _is_at_work(worker)] or crew)
+        return self._random.choice(self._at_work() or self._system.crew)
+
+    def _at_work(self) -> list[Part]:
+        return [worker for worker in self._system.crew if _is_at_work(worker)]
 
     def _kill_worker(self, worker: Part) -> None:
         worker.kill()
@@ -175,11 +206,15 @@ class Chaos:
 
     def _produce(self, *options: str) -> None:
         backlog = ("--max-backlog", str(self._plan.backlog))
-        self._producer.start("produce", *options, *backlog, "--processes", "0")
+        self._producer.start("produce", *options, *backlog, *self._processes())
         self._producer_starts += 1
 
     def _collect(self) -> None:
-        self._collector.start("collect", self._run, "--out", str(self._out), "--processes", "0")
+        out = ("--out", str(self._out))
+        self._collector.start("collect", self._run, *out, *self._processes())
+
+    def _processes(self) -> tuple[str, str]:
+        return "--processes", str(self._plan.processes)
 
     def _has_sent_more(self) -> bool:
         return self._sent() > self._sent_by_first_producer
@@ -197,7 +232,12 @@ class Chaos:
 
 
 def chaos(folder: Path, model: Path, plan: Plan) -> Outcome:
-    """Set everything up, let chaos reign, and tell what became of the rows."""
+    """Set everything up, let chaos reign, and tell what became of the rows.
+
+    `model` is that of the digits.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model = plan.widen(model, folder)
     with System(folder, model, workers=WORKERS, work_options=WORK_OPTIONS) as system:
         outcome = Chaos(system, plan).go()
     system.require_nothing_runs()

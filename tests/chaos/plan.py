@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from producer.datasets import open_dataset
 from producer.schemes import Rows
+from shared.model import load_model
 from tests.chaos.verdict import Verdict
 
 BACKLOG = 60
@@ -22,16 +23,58 @@ class Plan:
     rows_per_job: int = 3
     backlog: int = BACKLOG
     most_kills: int = 10_000
-    """Of workers, one a second; without an end a slow machine would never be done."""
+    """Of workers; without an end a slow machine would never be done."""
+    kill_every_s: float = 1.0
     endpoint_restarts: int = 3
     storage_out_s: float = 0.0
     """How long storage is away in the middle of it."""
     seed: int = 1
     deadline_s: float = 900.0
+    scheme: str = "direct"
+    processes: int = 0
+    """To encrypt and to decrypt in."""
+    features_a_pixel: int = 1
+    kill_halfway: bool = False
+    """Whether the producer is killed when some, but not all blocks of an input are staged."""
 
     @property
     def rows(self) -> int:
         return self.jobs * self.rows_per_job
+
+    def data(self) -> Rows:
+        """The rows that are scored, shape (rows, 64 · features_a_pixel)."""
+        return np.repeat(digits(self.rows), self.features_a_pixel, axis=1)
+
+    def widen(self, model: Path, folder: Path) -> Path:
+        """A model that gives `data` the scores that the model of the digits gives the digits."""
+        if self.features_a_pixel == 1:
+            return model
+        narrow = load_model(model)
+        path = folder / "wide.npz"
+        np.savez(
+            path,
+            coef=np.repeat(narrow.weights / self.features_a_pixel, self.features_a_pixel, axis=1),
+            intercept=narrow.intercept,
+            labels=np.array(narrow.labels),
+        )
+        return path
+
+
+def packed_plan(jobs: int, seed: int) -> Plan:
+    """Bodies of 12 MB, encrypted in six parts, in processes, and staged as three blocks."""
+    return Plan(
+        jobs=jobs,
+        rows_per_job=2048,
+        backlog=jobs // 2,
+        most_kills=12,
+        kill_every_s=4.0,  # jobs take their time, and are to be done at last
+        endpoint_restarts=1,
+        seed=seed,
+        scheme="packed",
+        processes=2,
+        features_a_pixel=12,
+        kill_halfway=True,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +88,8 @@ class Outcome:
     """Kills of workers that had jobs in hand."""
     endpoint_restarts: int
     producer_kills: int
+    half_uploads: int
+    """Inputs that were staged in part when the producer was killed halfway, if it was."""
     collector_kills: int
     storage_outages: int
     seconds: float
@@ -52,6 +97,6 @@ class Outcome:
 
 
 def digits(rows: int) -> Rows:
-    """The rows that are scored."""
-    blocks = open_dataset("digits", split="all", limit=rows).blocks(4096)
-    return np.concatenate(list(itertools.chain(block.rows for block in blocks)))
+    """The digits, again and again, shape (rows, 64)."""
+    (block,) = open_dataset("digits", split="all").blocks(4096)
+    return np.resize(block.rows, (rows, block.rows.shape[1]))

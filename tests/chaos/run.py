@@ -1,6 +1,7 @@
 """Everything that takes minutes: chaos, an outage of storage, a soak. Figures in build/chaos.json.
 
-    python -m tests.chaos.run [--jobs 500] [--soak-jobs 10000] [--outage-s 20] [--seed N]
+    python -m tests.chaos.run [--jobs 500] [--packed-jobs 16] [--soak-jobs 10000] [--outage-s 20]
+                              [--seed N]
 
 Ends with 0 if every row of every run was scored exactly once, and right. The seed is for the choice
 of workers to kill; it is printed.
@@ -23,7 +24,7 @@ from rich.console import Console
 
 from deploy.local.models import train_digits
 from tests.chaos import killing, soak
-from tests.chaos.plan import BACKLOG, Plan
+from tests.chaos.plan import BACKLOG, Plan, packed_plan
 
 console = Console()
 
@@ -34,6 +35,7 @@ def main() -> int:
     """Run all of it; returns the exit code."""
     parser = argparse.ArgumentParser(description="Kill everything, again and again.")
     parser.add_argument("--jobs", type=int, default=500)
+    parser.add_argument("--packed-jobs", type=int, default=16)
     parser.add_argument("--soak-jobs", type=int, default=10_000)
     parser.add_argument("--outage-s", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
@@ -47,6 +49,9 @@ def main() -> int:
     plan = Plan(jobs=options.jobs, backlog=backlog, seed=options.seed)
     figures = _flat(killing.chaos(folder / "chaos", model, plan))
     _tell("chaos", figures)
+    packed = packed_plan(options.packed_jobs, options.seed)
+    figures["packed"] = _flat(killing.chaos(folder / "packed", model, packed))
+    _tell("packed", figures["packed"])
     calm = Plan(
         jobs=options.jobs // 2,
         backlog=backlog,
@@ -65,7 +70,7 @@ def main() -> int:
     console.print(f"written to {FIGURES}")
     soaked.require_flat()
     shutil.rmtree(folder)
-    runs = (figures, figures["outage"], figures["soak"])
+    runs = (figures, figures["packed"], figures["outage"], figures["soak"])
     return int(any(run[count] for run in runs for count in ("lost", "duplicated", "wrong")))
 
 

@@ -89,9 +89,9 @@ class System:
         for worker in self.crew:
             worker.start()
 
-    def make_key(self) -> None:
-        """A key of the scheme `direct`."""
-        keygen = self.part("keygen", "keygen", "--scheme", "direct")
+    def make_key(self, scheme: str) -> None:
+        """A key of the scheme."""
+        keygen = self.part("keygen", "keygen", "--scheme", scheme)
         keygen.start()
         wait_until(lambda: keygen.code is not None, "a key", within_s=READY_S)
         keygen.require_code(0)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
@@ -20,8 +23,12 @@ from tests.faults import Fault, FaultyStorage, Kind, faulty_storage, give_up_soo
 
 MIB = 1024 * 1024
 BINARY = "application/octet-stream"
+SIZES = (10, 9 * MIB)
+BODIES = ((10, ""), (9 * MIB, "comp=blocklist"), (9 * MIB, "comp=block&"))
+"""Sizes, and which call's answer is lost."""
 
-WHEREVER_IT_IS_LOST = pytest.mark.parametrize("lost", ["lost answer", "first byte", "late answer"])
+WHEREVER_IT_IS_LOST = pytest.mark.parametrize("lost", ["lost answer", "first byte"])
+"""Those that come too late have a test of their own, as they take their time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +41,8 @@ class Line:
     direct_store: AzureBlobStore
     letters: AzureJobQueue
     settings: StorageSettings
-    monkeypatch: pytest.MonkeyPatch
 
     def fault(self, fault: Fault) -> None:
-        if fault.kind == "late answer":
-            give_up_sooner(self.monkeypatch)
         self.faulty.faults.plan(fault)
 
     @property
@@ -46,20 +50,24 @@ class Line:
         return self.faulty.faults.requests
 
 
-@pytest.fixture
-async def line(
-    azurite: Azurite, storage_settings: StorageSettings, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Line]:
-    await ensure_storage(storage_settings)
+@asynccontextmanager
+async def line_to(azurite: Azurite, settings: StorageSettings) -> AsyncIterator[Line]:
+    await ensure_storage(settings)
     async with faulty_storage(azurite) as faulty:
-        proxied = faulty.settings(storage_settings)
+        proxied = faulty.settings(settings)
         async with (
             open_queue(proxied) as queue,
             open_store(proxied) as store,
-            open_store(storage_settings) as direct_store,
-            open_poison_queue(storage_settings) as letters,
+            open_store(settings) as direct_store,
+            open_poison_queue(settings) as letters,
         ):
-            yield Line(faulty, queue, store, direct_store, letters, storage_settings, monkeypatch)
+            yield Line(faulty, queue, store, direct_store, letters, settings)
+
+
+@pytest.fixture
+async def line(azurite: Azurite, storage_settings: StorageSettings) -> AsyncIterator[Line]:
+    async with line_to(azurite, storage_settings) as line:
+        yield line
 
 
 @WHEREVER_IT_IS_LOST
@@ -109,9 +117,7 @@ async def test_a_poisoning_is_finished(line: Line, lost: Kind) -> None:
 
 
 @WHEREVER_IT_IS_LOST
-@pytest.mark.parametrize(
-    ("size", "where"), [(10, ""), (9 * MIB, "comp=blocklist"), (9 * MIB, "comp=block&")]
-)
+@pytest.mark.parametrize(("size", "where"), BODIES)
 async def test_a_create_that_worked_is_a_success(
     line: Line, lost: Kind, size: int, where: str
 ) -> None:
@@ -123,7 +129,7 @@ async def test_a_create_that_worked_is_a_success(
 
 
 @WHEREVER_IT_IS_LOST
-@pytest.mark.parametrize("size", [10, 9 * MIB])
+@pytest.mark.parametrize("size", SIZES)
 async def test_a_create_knows_its_own_blob_from_a_twin(line: Line, lost: Kind, size: int) -> None:
     await line.direct_store.create("blob", b"x" * size, content_type=BINARY)
     line.fault(Fault(lost, "PUT"))
@@ -136,6 +142,38 @@ async def test_a_blob_delete_that_worked_is_a_success(line: Line, lost: Kind) ->
     await line.store.create("blob", b"x", content_type=BINARY)
     line.fault(Fault(lost, "DELETE"))
     assert await line.store.delete("blob") is True
+
+
+async def test_an_answer_that_comes_too_late_is_a_lost_one(
+    azurite: Azurite, storage_settings: StorageSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every case above, each on a line of its own, all at once: they wait."""
+    give_up_sooner(monkeypatch)
+    created, twin = (
+        test_a_create_that_worked_is_a_success,
+        test_a_create_knows_its_own_blob_from_a_twin,
+    )
+    cases: list[Callable[..., Awaitable[None]]] = [
+        test_a_send_may_be_doubled_but_is_not_lost,
+        test_a_delete_that_worked_is_a_success,
+        test_a_renewal_leaves_the_ownership_unknown,
+        test_a_release_that_worked_is_a_success,
+        test_a_poisoning_is_finished,
+        *(partial(created, size=size, where=where) for size, where in BODIES),
+        *(partial(twin, size=size) for size in SIZES),
+        test_a_blob_delete_that_worked_is_a_success,
+    ]
+
+    async def pass_case(number: int, case: Callable[..., Awaitable[None]]) -> None:
+        container, queue = storage_settings.container, storage_settings.queue
+        own = {"container": f"{container}-{number}", "queue": f"{queue}-{number}"}
+        async with line_to(azurite, storage_settings.model_copy(update=own)) as line:
+            await case(line, lost="late answer")
+            assert not line.faulty.faults.pending
+
+    async with asyncio.TaskGroup() as tasks:
+        for number, case in enumerate(cases):
+            tasks.create_task(pass_case(number, case))
 
 
 @pytest.mark.parametrize("kind", ["lost request", "lost answer", "first byte", "cut answer"])
