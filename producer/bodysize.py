@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shared import ei, packed
 from shared.errors import UsageError
+from shared.params import PACKED_PRESETS
 
 HEADER_BYTES = 4096
 """Of a request that leaves no feature out; names, numbers and a key id."""
@@ -12,7 +13,8 @@ FRAME_BYTES = 64
 PACKED_MAX_DEGREE = 8192
 DIRECT_DEGREE, DIRECT_CIPHERTEXT_BYTES = 4096, 70_000
 """A row may need a ciphertext for itself; seeded, under two primes at most."""
-COEFFICIENT_BYTES = 8
+PACKED_INPUT_BYTES = max(preset.input_bytes for preset in PACKED_PRESETS.values())
+PACKED_ZERO_BYTES = max(preset.zero_bytes for preset in PACKED_PRESETS.values())
 
 _EI_CIPHERTEXT_BYTES = 4 * -(-ei.MAX_INPUT_BYTES // 3) + len(', ""')
 
@@ -36,7 +38,7 @@ def _sizes(scheme: str, features: int) -> tuple[int, int]:
             return HEADER_BYTES + frame, -(-features // DIRECT_DEGREE) * frame
         case "packed":  # a frame for the masks, of N coefficients, then one a feature
             frames = (features + 1) * (packed.SEED_BYTES + FRAME_BYTES)
-            masks = PACKED_MAX_DEGREE * COEFFICIENT_BYTES
+            masks = PACKED_MAX_DEGREE * PACKED_ZERO_BYTES
             active = features // 4  # hexadecimal, where some are left out
-            return HEADER_BYTES + frames + masks + active, features * COEFFICIENT_BYTES
+            return HEADER_BYTES + frames + masks + active, features * PACKED_INPUT_BYTES
     raise UsageError(f"unknown scheme {scheme!r}")

@@ -22,7 +22,7 @@ import numpy as np
 
 from producer.schemes import Scores
 from shared.errors import UsageError
-from shared.packed import read_key_blob
+from shared.packed import input_noise, read_key_blob
 
 SLACK = 100.0
 """How many times coarser than the error bound a grid has to be: at most 2 in 100 scores can then
@@ -32,11 +32,11 @@ MAX_DIGITS = 15
 EI_ABSOLUTE, EI_RELATIVE = 1e-5, 1e-6
 """Error bound of `ei`, and the part of it that grows with the largest score. Five and twenty times
 what `make bench` measures: the format carries no bound of its own."""
-PACKED_NOISE = 22.0
-"""Error of an input's integer in `packed`: noise of 21 and rounding (`score.schemes.packed_plan`).
-Scores have the same share of what inputs can contribute to them at most …"""
+PACKED_NOISE = 1.25
+"""Error of a score in `packed`, in times of the noise that inputs have: there is rounding, too, and
+what results add (`score.schemes.packed_plan`). It is a share of what inputs can contribute …"""
 PACKED_ROOM = 16.0
-"""… which may be this many times the largest score of a run; for pixels it is six times."""
+"""… to a score, and that may be this many times the largest score of a run; six for pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +87,9 @@ def key_dependent_error(scheme: str, key_blob: Callable[[], bytes], *, largest: 
         case "ei":
             return EI_ABSOLUTE + EI_RELATIVE * largest
         case "packed":
-            data_bits = read_key_blob(key_blob()).data_bits
-            return PACKED_ROOM * PACKED_NOISE * math.ldexp(largest, -data_bits)
+            preset = read_key_blob(key_blob())
+            noise = PACKED_NOISE * input_noise(preset)
+            return PACKED_ROOM * noise * math.ldexp(largest, -preset.data_bits)
     raise UsageError(f"there is no error bound for scheme {scheme}", remedy="--labels-only")
 
 

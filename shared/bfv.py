@@ -24,12 +24,11 @@ import numpy.typing as npt
 import zstandard
 from tenseal import sealapi
 
-from shared import seal
+from shared import coefficients, seal
+from shared.coefficients import Words
 from shared.errors import CiphertextError
 from shared.params import BfvPreset, check_security
 from shared.seal import COMPRESSION_NONE, COMPRESSION_ZSTD, HEADER, SealHeader
-
-Words = npt.NDArray[np.uint64]
 
 _PLAINTEXT = struct.Struct("<32sQd")
 _CIPHERTEXT = struct.Struct("<4QBQQQdQ")
@@ -97,9 +96,9 @@ def ring(preset: BfvPreset) -> Ring:
     )
 
 
-def plaintext(ring_: Ring, coefficients: npt.NDArray[np.int64]) -> Any:
+def plaintext(ring_: Ring, values: npt.NDArray[np.int64]) -> Any:
     """A SEAL plaintext of integers, taken modulo the plain modulus; shape (at most N,)."""
-    words = (coefficients & ((1 << ring_.preset.plain_bits) - 1)).astype("<u8", copy=False)
+    words = (values & ((1 << ring_.preset.plain_bits) - 1)).astype("<u8", copy=False)
     data = b"".join(
         (
             _header(HEADER.size + _PLAINTEXT.size + _ARRAY_HEAD + words.nbytes),
@@ -166,31 +165,21 @@ def max_seeded_bytes(ring_: Ring) -> int:
     return HEADER.size + size + size // 128 + 512  # zstd adds 1/256 and a few bytes at most
 
 
-def pack(preset: BfvPreset, coefficients: Words) -> bytes:
-    """Coefficients of a result without their low bits, `preset.result_bytes` each."""
-    words = (coefficients >> np.uint64(preset.dropped_bits)).astype("<u8", copy=False)
-    return words.view(_low_bytes(preset.result_bytes))["low"].tobytes()
+def pack(preset: BfvPreset, words: Words) -> bytes:
+    """Coefficients of a result as they are sent, `preset.result_bytes` each."""
+    return coefficients.pack(words, size=preset.result_bytes, dropped_bits=preset.dropped_bits)
 
 
 def unpack(ring_: Ring, data: bytes, *, what: str) -> Words:
-    """What `pack` made, each coefficient in the middle of what it may have been.
-
-    Raises `CiphertextError` for a coefficient beyond the prime.
-    """
-    preset, largest = ring_.preset, ring_.result_prime - 1
-    size, dropped = preset.result_bytes, preset.dropped_bits
-    # Words of eight bytes, `size` bytes apart: the next one's bytes are shifted out.
-    words: Words = np.ndarray(
-        (len(data) // size,), dtype="<u8", buffer=data + bytes(8 - size), strides=(size,)
+    """What `pack` made, but for half a step. Raises `CiphertextError`."""
+    preset = ring_.preset
+    return coefficients.unpack(
+        data,
+        size=preset.result_bytes,
+        dropped_bits=preset.dropped_bits,
+        prime=ring_.result_prime,
+        what=what,
     )
-    words = words << np.uint64(64 - 8 * size)
-    words >>= np.uint64(64 - 8 * size - dropped)
-    highest = int(words.max())
-    if highest > largest:
-        raise CiphertextError(f"{what} has a coefficient beyond its prime")
-    half_step = (1 << dropped) // 2
-    words += np.uint64(half_step)
-    return words if highest + half_step <= largest else np.minimum(words, np.uint64(largest))
 
 
 def small_polynomial(degree: int) -> npt.NDArray[np.int64]:
@@ -213,12 +202,6 @@ def _level(context: Any, parms_id: Any) -> Level:
     parameters = context.get_context_data(parms_id).parms()
     primes = tuple(modulus.value() for modulus in parameters.coeff_modulus())
     return Level(tuple(parms_id), primes, parameters.poly_modulus_degree())
-
-
-@cache
-def _low_bytes(count: int) -> np.dtype[np.void]:
-    """A word of eight bytes of which the lowest `count` are a field."""
-    return np.dtype({"names": ["low"], "formats": [f"V{count}"], "itemsize": 8})
 
 
 def _header(size: int) -> bytes:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from shared.coefficients import rounding
 from shared.direct import Integers, Layout
 from shared.errors import ModelError
 from shared.params import DirectPreset
@@ -163,7 +164,7 @@ def noise_bound(weights: Floats, *, preset: DirectPreset, classes_per_product: i
     factor += zero_noise * ring.degree
     if carried > 1:
         fixed, factor = fixed + 0.5, factor + ring.degree / 4
-    half_step = 2.0 ** (preset.dropped_bits - 1)
+    half_step = rounding(preset.dropped_bits)
     fixed, factor = fixed + half_step, factor + half_step**2 * ring.degree
     return fixed + 0.5 + _TAIL * math.sqrt(factor)  # 1/2: the intercept's own rounding
 

@@ -11,13 +11,16 @@ CKKS's own slots are an embedding that only products need. It spreads each coeff
 all slots, while that of a coefficient has a bound that always holds (`score.schemes.packed_plan`).
 
 Frames of a request, each the 64-byte seed of its second polynomial, then coefficients of the first
-modulo the prime, little endian, in as few bytes as hold the prime:
+modulo the prime, little endian:
 
     0        an encryption of zero, N coefficients: the public key that masks the results
-    1 …      the features in order (all, or those in the parameter `active`), one coefficient a row
+    1 …      the features in order (all, or those in the parameter `active`), one coefficient a row,
+             without the low bits (`shared.coefficients`), where there is hardly more than noise
+
+Only the first is sent whole: masks are as good as random because the public key is.
 
 A frame of a response is a class: a coefficient a row of the first polynomial, then N of the second,
-without their low bits (`shared.bfv.pack`).
+without their low bits.
 """
 
 from __future__ import annotations
@@ -27,19 +30,20 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from shared import coefficients
+from shared.coefficients import Words
 from shared.container import Header, Parameter
 from shared.errors import CiphertextError, EvaluationKeysError
 from shared.params import PACKED_PRESETS, PackedPreset
-
-Words = npt.NDArray[np.uint64]
 
 SCHEME = "packed"
 MAX_KEY_BLOB_BYTES = 4096
 MIN_INPUT_BOUND, MAX_INPUT_BOUND = 2.0**-128, 2.0**128
 MAX_WEIGHT_BITS = 700
 SEED_BYTES = 64
+NOISE = 21
+"""What SEAL adds to a coefficient that it encrypts, at most (`score.schemes.packed_plan`)."""
 _MAX_NAME = 80
 
 
@@ -52,43 +56,51 @@ def scale_bits(preset: PackedPreset, input_bound: float) -> int:
     return preset.data_bits - (exponent - 1 if mantissa == 0.5 else exponent)
 
 
-def coefficient_bytes(preset: PackedPreset) -> int:
-    """Bytes of one coefficient in a request."""
-    return -(-preset.prime.bit_length() // 8)
+def input_noise(preset: PackedPreset) -> float:
+    """How far the integer in a feature's ciphertext may be from the one that was encrypted."""
+    return NOISE + coefficients.rounding(preset.input_dropped_bits)
 
 
-def frame_bytes(preset: PackedPreset, coefficients: int) -> int:
-    return SEED_BYTES + coefficients * coefficient_bytes(preset)
+def max_frame_bytes(preset: PackedPreset) -> int:
+    """No frame of a request is larger than its first."""
+    return SEED_BYTES + preset.ring.degree * preset.zero_bytes
 
 
-def write_frame(preset: PackedPreset, seed: bytes, coefficients: Words) -> bytes:
-    """A request's frame; coefficients below the prime, shape (n,)."""
-    words = coefficients.astype("<u8", copy=False)
-    width = coefficient_bytes(preset)
-    return (
-        seed + (words if width == 8 else words.view(np.uint8).reshape(-1, 8)[:, :width]).tobytes()
+def write_zero(preset: PackedPreset, seed: bytes, words: Words) -> bytes:
+    """A request's first frame; coefficients below the prime, shape (N,)."""
+    return seed + coefficients.pack(words, size=preset.zero_bytes, dropped_bits=0)
+
+
+def read_zero(preset: PackedPreset, payload: bytes) -> tuple[bytes, Words]:
+    """The seed and the coefficients of a request's first frame. Raises `CiphertextError`."""
+    return _read(preset, payload, preset.ring.degree, size=preset.zero_bytes, dropped_bits=0)
+
+
+def write_feature(preset: PackedPreset, seed: bytes, words: Words) -> bytes:
+    """The frame of a feature; coefficients below the prime, shape (rows,)."""
+    return seed + coefficients.pack(
+        words, size=preset.input_bytes, dropped_bits=preset.input_dropped_bits
     )
 
 
-def read_frame(preset: PackedPreset, payload: bytes, coefficients: int) -> tuple[bytes, Words]:
-    """The seed and the coefficients of a request's frame, shape (coefficients,).
+def read_feature(preset: PackedPreset, payload: bytes, rows: int) -> tuple[bytes, Words]:
+    """The seed of a feature's frame and its coefficients, half a step off at most.
 
-    Raises `CiphertextError` unless it has just these, all below the prime.
+    Raises `CiphertextError` unless there is one a row, all below the prime.
     """
-    if len(payload) != frame_bytes(preset, coefficients):
-        raise CiphertextError(
-            f"a ciphertext has {len(payload)} bytes, {frame_bytes(preset, coefficients)} are needed"
-        )
-    width = coefficient_bytes(preset)
-    if width == 8:
-        words = np.frombuffer(payload, dtype="<u8", offset=SEED_BYTES)
-    else:
-        padded = np.zeros((coefficients, 8), dtype=np.uint8)
-        raw = np.frombuffer(payload, dtype=np.uint8, offset=SEED_BYTES)
-        padded[:, :width] = raw.reshape(coefficients, width)
-        words = padded.view("<u8").ravel()
-    if int(words.max()) >= preset.prime:
-        raise CiphertextError("a ciphertext has a coefficient beyond its prime")
+    dropped_bits = preset.input_dropped_bits
+    return _read(preset, payload, rows, size=preset.input_bytes, dropped_bits=dropped_bits)
+
+
+def _read(
+    preset: PackedPreset, payload: bytes, count: int, *, size: int, dropped_bits: int
+) -> tuple[bytes, Words]:
+    what, needed = "a ciphertext", SEED_BYTES + count * size
+    if len(payload) != needed:
+        raise CiphertextError(f"{what} has {len(payload)} bytes, {needed} are needed")
+    words = coefficients.unpack(
+        payload[SEED_BYTES:], size=size, dropped_bits=dropped_bits, prime=preset.prime, what=what
+    )
     return payload[:SEED_BYTES], words
 
 
@@ -100,6 +112,7 @@ def header_parameters(preset: PackedPreset, *, input_bound: float) -> dict[str, 
         "primes": (preset.prime,),
         "input_bound": float(input_bound),
         "scale_bits": scale_bits(preset, input_bound),
+        "input_dropped_bits": preset.input_dropped_bits,
     }
 
 

@@ -11,6 +11,7 @@ from producer.schemes.direct import DirectKey
 from score.schemes.direct import DirectEvaluation, DirectEvaluator
 from score.schemes.direct_plan import Product
 from shared import bfv, container
+from shared.coefficients import Words
 from shared.container import Header
 
 
@@ -57,13 +58,13 @@ def whole_products(key: DirectKey, evaluator: DirectEvaluator, rows: Rows) -> li
     return [bfv.ciphertext(ring, rounded(key, bfv.polynomials(ring, item))) for item in products]
 
 
-def rounded(key: DirectKey, polynomials: bfv.Words) -> bfv.Words:
+def rounded(key: DirectKey, polynomials: Words) -> Words:
     """Coefficients as they are after a response, shape (2, N)."""
     packed = bfv.pack(key.preset, polynomials.ravel())
     return bfv.unpack(bfv.ring(key.preset), packed, what="test").reshape(polynomials.shape)
 
 
-def decrypted(key: DirectKey, polynomials: bfv.Words) -> np.ndarray:
+def decrypted(key: DirectKey, polynomials: Words) -> np.ndarray:
     """Every coefficient of a ciphertext's plaintext, shape (N,)."""
     from tenseal import sealapi
 

@@ -25,7 +25,7 @@ from tenseal import sealapi
 from producer.schemes import Encoding, Rows, Scores
 from producer.schemes.packed_seal import coefficients, encryption_of_zero
 from shared import bfv, container, packed, seal
-from shared.bfv import Words
+from shared.coefficients import Words
 from shared.container import CONTENT_TYPE, Header
 from shared.errors import (
     CiphertextError,
@@ -40,7 +40,7 @@ from shared.params import PACKED_DEFAULT, PACKED_PRESETS, PackedPreset
 SECRET_MAGIC = "blindscore-packed-secret"  # noqa: S105 - a format's name
 TAG_BYTES = 16
 PART_FEATURES = 128
-"""Features of a block that are encrypted together: 4 MiB of ciphertexts at N = 4096."""
+"""Features of a block that are encrypted together: 3.5 MiB of ciphertexts at N = 4096."""
 FEATURES_AT_ONCE = 16
 """Columns are read from the rows in groups, or every value would cost a cache miss."""
 
@@ -136,7 +136,7 @@ class PackedKey:
         """The header, and the encryption of zero."""
         yield container.write_header(header)
         zero, seed = encryption_of_zero(self._ring, self._encryptor)
-        yield from container.write_frames([packed.write_frame(self.preset, seed, zero)])
+        yield from container.write_frames([packed.write_zero(self.preset, seed, zero)])
 
     def _ciphertexts(
         self, rows: Rows, features: Sequence[int], offset: int, scale: float
@@ -155,7 +155,7 @@ class PackedKey:
             for values in modulo(integers, prime):
                 zero, seed = encryption_of_zero(self._ring, self._encryptor)
                 sums = add_modulo(zero[: len(rows)], values, prime)
-                yield packed.write_frame(self.preset, seed, sums)
+                yield packed.write_feature(self.preset, seed, sums)
 
     def _check_response(self, header: Header, *, rows: int) -> float:
         """What one unit of a result's coefficients is worth, of a response that is for us."""

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import zstandard
 
 from shared import seal
-from shared.bfv import Ring, Words
+from shared.bfv import Ring
+from shared.coefficients import Words
 from shared.errors import BlindscoreError
 from shared.packed import SEED_BYTES
 from shared.seal import COMPRESSION_ZSTD, HEADER

@@ -9,7 +9,8 @@ import numpy as np
 from tenseal import sealapi
 
 from shared import bfv
-from shared.bfv import Ring, Words
+from shared.bfv import Ring
+from shared.coefficients import Words
 from shared.direct import Layout, Positions
 from shared.direct_scale import Quantised
 

@@ -28,7 +28,7 @@ from score.residues import ResidueSums
 from score.schemes import Json
 from score.schemes.packed_plan import Plan, make_plan
 from shared import bfv, packed, seal
-from shared.bfv import Words
+from shared.coefficients import Words
 from shared.container import Header
 from shared.errors import (
     BodyTooLarge,
@@ -75,7 +75,7 @@ class PackedEvaluator:
         if refusal is not None and not self._offered:
             raise refusal
         self.max_frame_bytes = max(
-            packed.frame_bytes(preset, preset.ring.degree) for preset in self._offered.values()
+            packed.max_frame_bytes(preset) for preset in self._offered.values()
         )
 
     def describe(self) -> Json:
@@ -185,7 +185,7 @@ class PackedEvaluation:
         if self._next == len(self._active):
             raise MalformedRequest("a ciphertext more than there are features")
         feature = self._active[self._next]
-        seed, first = packed.read_frame(self._plan.preset, payload, self._header.rows)
+        seed, first = packed.read_feature(self._plan.preset, payload, self._header.rows)
         if self._used[feature]:
             self._sums.add(feature, first, self._expand(seed))
         self._next += 1
@@ -227,7 +227,7 @@ class PackedEvaluation:
     def _open_public_key(self, payload: bytes) -> Any:
         """A symmetric encryption of zero as a SEAL public key, which it is in NTT form."""
         preset, ring = self._plan.preset, self._ring
-        seed, first = packed.read_frame(preset, payload, ring.degree)
+        seed, first = packed.read_zero(preset, payload)
         zero = bfv.ciphertext(ring, np.stack((first, self._expand(seed))))
         sealapi.Evaluator(ring.context).transform_to_ntt_inplace(zero)
         return seal.load(sealapi.PublicKey(), ring.context, seal.save(zero), what="the public key")

@@ -7,8 +7,10 @@ modulo the prime q. Sources are SEAL 4.1's, in native/src/seal; N is the degree.
   |m| ≤ X with X = input_bound·2^scale_bits ≤ 2^data_bits.
 - Its ciphertext decrypts to m + e. `util/rlwe.cpp`, `sample_poly_cbd`, draws e as 21 bits minus 21
   others, so |e| ≤ 21, always. (For Gaussian noise SEAL clips at 6·3.2, which is less.)
+- It comes without its low c bits, for which the middle is taken: up to 2^(c-1) more.
 - Class k is Σ_j n_kj·(ciphertext j) + round(b_k·2^(scale_bits + weight_bits)), with the integers
-  n_kj = round(w_kj·2^weight_bits). A factor scales coefficients, so |Σ_j n_kj·e| ≤ 21·‖n_k‖₁.
+  n_kj = round(w_kj·2^weight_bits). A factor scales coefficients, so |Σ_j n_kj·e| ≤ E·‖n_k‖₁ with
+  E = 21 + 2^(c-1).
 - The mask is a public-key encryption of zero. `encrypt_zero_asymmetric` decrypts to e₀ + e₁·s - u·e
   with ternary u and s: a coefficient is at most 21·(2N + 1).
 - Results are sent without their low d bits: at most 2^(d-1) for the first polynomial and, times s,
@@ -16,7 +18,7 @@ modulo the prime q. Sources are SEAL 4.1's, in native/src/seal; N is the degree.
 - `decrypt_scale_and_round` (`util/rns.cpp`) divides by q/t, where t = 2^plain_bits and q/t < 2, and
   rounds to a whole number: at most 1.
 
-Decryption finds the value between -q/2 and q/2, so ‖n_k‖₁·(X + 1/2 + 21) + |intercept| and the last
+Decryption finds the value between -q/2 and q/2, so ‖n_k‖₁·(X + 1/2 + E) + |intercept| and the last
 three must stay below that: none of it is a matter of probability.
 """
 
@@ -29,13 +31,13 @@ import numpy as np
 import numpy.typing as npt
 
 from shared import packed
+from shared.coefficients import rounding
 from shared.errors import ModelError
 from shared.params import PackedPreset
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-NOISE = 21
 INPUT_ROUNDING = 0.5
 DECRYPT_ROUNDING = 1.0
 MAX_RELATIVE_ERROR = 2.0**-12
@@ -73,7 +75,7 @@ def make_plan(
     do, or when scores would be less precise than `MAX_RELATIVE_ERROR`.
     """
     scale_bits = packed.scale_bits(preset, input_bound)
-    reach = math.ldexp(input_bound, scale_bits) + INPUT_ROUNDING + NOISE
+    reach = math.ldexp(input_bound, scale_bits) + INPUT_ROUNDING + packed.input_noise(preset)
     limit = preset.prime / 2 * (1 - 2.0**-40) - result_noise(preset)
     with np.errstate(over="ignore"):
         norms = np.abs(weights).sum(axis=1)
@@ -93,7 +95,7 @@ def make_plan(
     errors = (
         np.abs(weights - np.ldexp(integers, -weight_bits)).sum(axis=1) * input_bound
         + np.abs(intercept - constants * unit)
-        + (factors * (INPUT_ROUNDING + NOISE) + result_noise(preset)) * unit
+        + (factors * (INPUT_ROUNDING + packed.input_noise(preset)) + result_noise(preset)) * unit
         + (norms * input_bound + np.abs(intercept)) * _DOUBLE_ROUNDING
     )
     plan = Plan(
@@ -117,6 +119,5 @@ def make_plan(
 def result_noise(preset: PackedPreset) -> float:
     """What masking, sending and decrypting a result add to it at most, in units modulo q."""
     degree = preset.ring.degree
-    mask = NOISE * (2 * degree + 1)
-    dropped = 2.0 ** (preset.dropped_bits - 1) * (degree + 1)
-    return mask + dropped + DECRYPT_ROUNDING
+    mask = packed.NOISE * (2 * degree + 1)
+    return mask + rounding(preset.dropped_bits) * (degree + 1) + DECRYPT_ROUNDING

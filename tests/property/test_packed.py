@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from producer.schemes import Encoding
 from producer.schemes.packed import SCHEME, PackedKey
 from score.schemes.packed import PackedEvaluator
-from score.schemes.packed_plan import MAX_RELATIVE_ERROR, NOISE, make_plan, result_noise
+from score.schemes.packed_plan import MAX_RELATIVE_ERROR, make_plan, result_noise
 from shared import container, packed
 from shared.container import Header
 from shared.errors import ModelError
@@ -93,7 +93,8 @@ def test_no_plan_can_overflow(
         plan = make_plan(model.weights, model.intercept, preset=preset, input_bound=input_bound)
     except ModelError:
         assume(False)
-    largest = math.floor(math.ldexp(input_bound, plan.scale_bits) + 0.5) + NOISE
+    largest = math.floor(math.ldexp(input_bound, plan.scale_bits) + 0.5)
+    largest += math.ceil(packed.input_noise(preset))
     for weights, intercept in zip(plan.weights.tolist(), plan.intercept.tolist(), strict=True):
         reach = sum(abs(weight) for weight in weights) * largest + abs(intercept)
         assert 2 * (reach + math.ceil(result_noise(preset))) < preset.prime
@@ -127,7 +128,22 @@ def test_frames_are_read_as_written(preset: PackedPreset, count: int, seed: int)
     rng = np.random.default_rng(seed)
     words = rng.integers(0, preset.prime, count, dtype=np.uint64)
     words[0] = preset.prime - 1
-    frame = packed.write_frame(preset, rng.bytes(packed.SEED_BYTES), words)
-    assert len(frame) == packed.frame_bytes(preset, count)
-    read_seed, read_words = packed.read_frame(preset, frame, count)
+    frame = packed.write_feature(preset, rng.bytes(packed.SEED_BYTES), words)
+    assert len(frame) == packed.SEED_BYTES + count * preset.input_bytes
+    read_seed, read_words = packed.read_feature(preset, frame, count)
+    assert read_seed == frame[: packed.SEED_BYTES]
+    half_step = 1 << (preset.input_dropped_bits - 1)
+    assert np.abs((read_words - words).astype(np.int64)).max() <= half_step
+    assert read_words.max() < preset.prime
+
+
+@given(presets, st.integers(0, 2**32))
+@settings(deadline=None, max_examples=20)
+def test_the_encryption_of_zero_is_read_exactly_as_written(preset: PackedPreset, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    words = rng.integers(0, preset.prime, preset.ring.degree, dtype=np.uint64)
+    words[0] = preset.prime - 1
+    frame = packed.write_zero(preset, rng.bytes(packed.SEED_BYTES), words)
+    assert len(frame) == packed.max_frame_bytes(preset)
+    read_seed, read_words = packed.read_zero(preset, frame)
     assert (read_seed, read_words.tolist()) == (frame[: packed.SEED_BYTES], words.tolist())

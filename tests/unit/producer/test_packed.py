@@ -33,7 +33,7 @@ from shared.params import PACKED_DEFAULT, PACKED_PRESETS, check_security
 PRESET = PACKED_PRESETS["n2048"]
 FEATURES = 20
 ENCODING = Encoding("container", FEATURES, 1.0)
-LIMIT = packed.frame_bytes(PRESET, PRESET.ring.degree)
+LIMIT = packed.max_frame_bytes(PRESET)
 PRODUCT_BITS = packed.scale_bits(PRESET, 1.0) + 3
 
 
@@ -55,7 +55,7 @@ def read_request(
 
 def decrypt_frame(key: PackedKey, payload: bytes, count: int) -> np.ndarray:
     """What a frame of a request decrypts to, in units of its scale."""
-    seed, words = packed.read_frame(key.preset, payload, count)
+    seed, words = packed.read_feature(key.preset, payload, count)
     generator = sealapi.Blake2xbPRNG([int(word) for word in np.frombuffer(seed, dtype="<u8")])
     parameters = key._ring.context.key_context_data().parms()
     polynomials = np.zeros((2, key.preset.ring.degree), dtype=np.uint64)
@@ -80,7 +80,9 @@ def test_presets_are_secure_and_have_seals_primes(name: str) -> None:
     check_security(preset.ring, strict=True)
     assert bfv.ring(preset).result.primes == (preset.prime,)
     assert preset.plain_bits == preset.prime.bit_length() - 1
-    assert preset.dropped_bits + 8 * preset.result_bytes == preset.prime.bit_length()
+    bits = preset.prime.bit_length()
+    assert preset.dropped_bits + 8 * preset.result_bytes == bits
+    assert preset.input_dropped_bits + 8 * preset.input_bytes == bits <= 8 * preset.zero_bytes
 
 
 def test_the_key_id_is_the_hash_of_the_blob(key: PackedKey) -> None:
@@ -156,7 +158,7 @@ def test_a_request_is_as_small_as_its_rows(key: PackedKey, rows: np.ndarray) -> 
     assert (header.rows, header.features, header.frames) == (5, FEATURES, 1 + FEATURES)
     assert header.key_id == key.key_id
     assert len(payloads[0]) == 64 + 7 * 2048
-    assert {len(payload) for payload in payloads[1:]} == {64 + 7 * 5}
+    assert {len(payload) for payload in payloads[1:]} == {64 + 6 * 5}
 
 
 def test_ciphertexts_are_made_one_by_one(key: PackedKey, rows: np.ndarray) -> None:
@@ -208,7 +210,10 @@ def test_a_part_names_the_feature_that_cannot_be_encoded(key: PackedKey) -> None
 
 
 def test_a_ciphertext_holds_its_feature_and_noise(key: PackedKey) -> None:
-    """Noise is there, new in each ciphertext, and within the bound that precision rests on."""
+    """Noise is there, new in each ciphertext, and within the bound that precision rests on.
+
+    It is SEAL's own, and that of the bits that are not sent.
+    """
     rows = np.random.default_rng(2).uniform(-3, 3, (2048, 2))
     header, payloads = read_request(key, rows, Encoding("container", 2, 3.0))
     scale = 2.0 ** packed.scale_bits(PRESET, 3.0)
@@ -217,8 +222,8 @@ def test_a_ciphertext_holds_its_feature_and_noise(key: PackedKey) -> None:
         for payload, column in zip(payloads[1:], rows.T, strict=True)
     )
     for noise in (first, second):
-        assert np.abs(noise).max() <= 21 + 1
-        assert 2.5 < noise.std() < 4.5
+        assert np.abs(noise).max() <= packed.input_noise(PRESET) + 1
+        assert 8 < noise.std() < 12  # √(10.5 + 32²/12)
     assert not np.array_equal(first, second)
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.2
 

@@ -21,6 +21,7 @@ from score.schemes.direct import DirectEvaluator
 from score.schemes.direct_mask import Masks
 from score.schemes.direct_plan import Plan, make_plan
 from shared import bfv, direct, direct_scale, seal
+from shared.coefficients import Words
 from shared.container import Header
 from shared.direct import Layout
 from shared.errors import (
@@ -201,7 +202,7 @@ def test_a_result_is_the_scores_coefficients_and_the_second_polynomial(
     assert len(results[0]) == (3 * 4 + N) * key.preset.result_bytes
 
 
-def whole_result(key: DirectKey, payload: bytes, wanted: np.ndarray) -> bfv.Words:
+def whole_result(key: DirectKey, payload: bytes, wanted: np.ndarray) -> Words:
     """A result as a ciphertext, zero where nothing was sent; shape (2, N)."""
     words = bfv.unpack(bfv.ring(key.preset), payload, what="a result")
     polynomials = np.zeros((2, N), dtype=np.uint64)
