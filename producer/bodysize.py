@@ -10,11 +10,10 @@ HEADER_BYTES = 4096
 """Of a request that leaves no feature out; names, numbers and a key id."""
 FRAME_BYTES = 64
 """What frames a ciphertext, as `shared.container` counts it."""
-PACKED_MAX_DEGREE = 8192
 DIRECT_DEGREE, DIRECT_CIPHERTEXT_BYTES = 4096, 70_000
 """A row may need a ciphertext for itself; seeded, under two primes at most."""
 PACKED_INPUT_BYTES = max(preset.input_bytes for preset in PACKED_PRESETS.values())
-PACKED_ZERO_BYTES = max(preset.zero_bytes for preset in PACKED_PRESETS.values())
+PACKED_ZERO_BYTES = max(packed.max_frame_bytes(preset) for preset in PACKED_PRESETS.values())
 
 _EI_CIPHERTEXT_BYTES = 4 * -(-ei.MAX_INPUT_BYTES // 3) + len(', ""')
 
@@ -38,7 +37,6 @@ def _sizes(scheme: str, features: int) -> tuple[int, int]:
             return HEADER_BYTES + frame, -(-features // DIRECT_DEGREE) * frame
         case "packed":  # a frame for the masks, of N coefficients, then one a feature
             frames = (features + 1) * (packed.SEED_BYTES + FRAME_BYTES)
-            masks = PACKED_MAX_DEGREE * PACKED_ZERO_BYTES
             active = features // 4  # hexadecimal, where some are left out
-            return HEADER_BYTES + frames + masks + active, features * PACKED_INPUT_BYTES
+            return HEADER_BYTES + PACKED_ZERO_BYTES + frames + active, features * PACKED_INPUT_BYTES
     raise UsageError(f"unknown scheme {scheme!r}")

@@ -108,7 +108,7 @@ def collect(
             labels=labels,
             blocks=_blocks(record, collected) if dataset else None,
             model=plaintext,
-            disclosure=_disclosure(digits, labels_only, link, collected, key_file),
+            disclosure=_disclosure(digits, labels_only, link, collected, key_file, record),
         )
     show.show(report, stdout)
     stdout.print(
@@ -129,7 +129,12 @@ def collect(
 
 
 def _disclosure(
-    digits: int | None, labels_only: bool, link: str, collected: Collected, key_file: KeyFile
+    digits: int | None,
+    labels_only: bool,
+    link: str,
+    collected: Collected,
+    key_file: KeyFile,
+    record: RunRecord | None,
 ) -> Disclosure:
     """What is told of the scores. Raises `UsageError`."""
     if labels_only:
@@ -137,7 +142,10 @@ def _disclosure(
     if digits is None:
         return disclosure.EVERYTHING
     error = disclosure.key_dependent_error(
-        key_file.scheme, key_file.key().evaluation_keys, largest=collected.largest_score()
+        key_file.scheme,
+        key_file.key().evaluation_keys,
+        largest=collected.largest_score(),
+        input_bound=record.input_bound if record else None,
     )
     return disclosure.rounded(digits, error)
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from producer.schemes import Scores
+from shared import packed
 from shared.errors import UsageError
-from shared.packed import input_noise, read_key_blob
 
 SLACK = 100.0
 """How many times coarser than the error bound a grid has to be: at most 2 in 100 scores can then
@@ -32,11 +32,12 @@ MAX_DIGITS = 15
 EI_ABSOLUTE, EI_RELATIVE = 1e-5, 1e-6
 """Error bound of `ei`, and the part of it that grows with the largest score. Five and twenty times
 what `make bench` measures: the format carries no bound of its own."""
-PACKED_NOISE = 1.25
-"""Error of a score in `packed`, in times of the noise that inputs have: there is rounding, too, and
-what results add (`score.schemes.packed_plan`). It is a share of what inputs can contribute …"""
+PACKED_NOISE = 1.5
+"""Error of a score in `packed`, in times of the noise of an input's integer: there is rounding, and
+what results add, a third at most (`score.schemes.packed_plan`). Its share of what inputs can
+contribute to a score is that of the noise in the largest integer; and that may be …"""
 PACKED_ROOM = 16.0
-"""… to a score, and that may be this many times the largest score of a run; six for pixels."""
+"""… this many times the largest score of a run; for pixels it is six times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +76,13 @@ class Disclosure:
 EVERYTHING = Disclosure()
 
 
-def key_dependent_error(scheme: str, key_blob: Callable[[], bytes], *, largest: float) -> float:
+def key_dependent_error(
+    scheme: str, key_blob: Callable[[], bytes], *, largest: float, input_bound: float | None
+) -> float:
     """How far a key's noise can take a score from its exact value; `largest` |score| of the run.
 
     `key_blob` makes the key's evaluation keys; only schemes whose presets differ ask for them.
+    Without `input_bound`, which one machine alone may know, the bound holds for any.
     Raises `UsageError` for a scheme without a known bound, `EvaluationKeysError`.
     """
     match scheme:
@@ -87,9 +91,9 @@ def key_dependent_error(scheme: str, key_blob: Callable[[], bytes], *, largest: 
         case "ei":
             return EI_ABSOLUTE + EI_RELATIVE * largest
         case "packed":
-            preset = read_key_blob(key_blob())
-            noise = PACKED_NOISE * input_noise(preset)
-            return PACKED_ROOM * noise * math.ldexp(largest, -preset.data_bits)
+            preset = packed.read_key_blob(key_blob())
+            share = packed.input_noise(preset) / packed.largest_integer(preset, input_bound)
+            return PACKED_ROOM * PACKED_NOISE * share * largest
     raise UsageError(f"there is no error bound for scheme {scheme}", remedy="--labels-only")
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
-Words = npt.NDArray[np.uint64]
+from shared.coefficients import Words
+
 Integers = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
 

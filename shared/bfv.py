@@ -171,7 +171,10 @@ def pack(preset: BfvPreset, words: Words) -> bytes:
 
 
 def unpack(ring_: Ring, data: bytes, *, what: str) -> Words:
-    """What `pack` made, but for half a step. Raises `CiphertextError`."""
+    """What `pack` made, but for half a step.
+
+    Raises `CiphertextError` for a coefficient beyond the prime.
+    """
     preset = ring_.preset
     return coefficients.unpack(
         data,

@@ -1,4 +1,4 @@
-"""Coefficients modulo a prime as bytes, without the low bits that only noise needs.
+"""Coefficients modulo a prime as bytes, and without low bits where precision can spare them.
 
 What is dropped is a public rounding of a ciphertext: it adds an error of half a step at most, and
 takes nothing from its security (as in the compressed ciphertexts of ML-KEM, FIPS 203).

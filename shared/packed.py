@@ -15,7 +15,7 @@ modulo the prime, little endian:
 
     0        an encryption of zero, N coefficients: the public key that masks the results
     1 …      the features in order (all, or those in the parameter `active`), one coefficient a row,
-             without the low bits (`shared.coefficients`), where there is hardly more than noise
+             without its low bits (`shared.coefficients`), which the plan counts as noise
 
 Only the first is sent whole: masks are as good as random because the public key is.
 
@@ -54,6 +54,13 @@ def scale_bits(preset: PackedPreset, input_bound: float) -> int:
     """
     mantissa, exponent = math.frexp(input_bound)
     return preset.data_bits - (exponent - 1 if mantissa == 0.5 else exponent)
+
+
+def largest_integer(preset: PackedPreset, input_bound: float | None) -> float:
+    """What an input as large as the bound becomes; for a bound that isn't known, the least."""
+    if input_bound is None:
+        return 2.0 ** (preset.data_bits - 1)
+    return math.ldexp(input_bound, scale_bits(preset, input_bound))
 
 
 def input_noise(preset: PackedPreset) -> float:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from tenseal import sealapi
 
 from producer.schemes import Encoding, Rows, Scores
-from producer.schemes.packed_seal import coefficients, encryption_of_zero
+from producer.schemes.packed_seal import encryption_of_zero, plain_coefficients
 from shared import bfv, container, packed, seal
 from shared.coefficients import Words
 from shared.container import CONTENT_TYPE, Header
@@ -129,7 +129,7 @@ class PackedKey:
             polynomials[1] = words[rows:]
             plain = sealapi.Plaintext()
             self._decryptor.decrypt(bfv.ciphertext(self._ring, polynomials), plain)
-            scores[:, k] = coefficients(self._ring, plain)[:rows] * unit
+            scores[:, k] = plain_coefficients(self._ring, plain)[:rows] * unit
         return scores
 
     def _start(self, header: Header) -> Iterator[bytes]:

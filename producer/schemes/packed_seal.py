@@ -37,7 +37,7 @@ def encryption_of_zero(ring: Ring, encryptor: Any) -> tuple[Words, bytes]:
     return np.frombuffer(body, dtype="<u8", count=ring.degree, offset=start), body[-SEED_BYTES:]
 
 
-def coefficients(ring: Ring, plain: Any) -> npt.NDArray[np.int64]:
+def plain_coefficients(ring: Ring, plain: Any) -> npt.NDArray[np.int64]:
     """A SEAL plaintext's coefficients, between -t/2 and t/2 of the plain modulus t; shape (N,)."""
     plain.resize(ring.degree)  # SEAL cuts leading zeros
     start = _PLAINTEXT_HEAD + _ARRAY_HEAD

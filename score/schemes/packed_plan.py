@@ -75,7 +75,9 @@ def make_plan(
     do, or when scores would be less precise than `MAX_RELATIVE_ERROR`.
     """
     scale_bits = packed.scale_bits(preset, input_bound)
-    reach = math.ldexp(input_bound, scale_bits) + INPUT_ROUNDING + packed.input_noise(preset)
+    reach = (
+        packed.largest_integer(preset, input_bound) + INPUT_ROUNDING + packed.input_noise(preset)
+    )
     limit = preset.prime / 2 * (1 - 2.0**-40) - result_noise(preset)
     with np.errstate(over="ignore"):
         norms = np.abs(weights).sum(axis=1)

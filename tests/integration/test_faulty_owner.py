@@ -54,15 +54,15 @@ JOBS = WORK.jobs
 
 
 def wide_work() -> Work:
-    """Bodies of seven parts, encrypted in processes, which are uploaded as four blocks each."""
+    """Bodies of eight parts, encrypted in processes, which are uploaded as four blocks each."""
     random = np.random.default_rng(7)
     model = LinearModel(
-        random.normal(size=(3, 784)) / 28, random.normal(size=3), MODEL.labels, MODEL.link
+        random.normal(size=(3, 1024)) / 32, random.normal(size=3), MODEL.labels, MODEL.link
     )
     evaluator = PackedEvaluator(model)
     offered = evaluator.describe()
     return Work(
-        rows=random.uniform(-1, 1, size=(3 * 2048, 784)),
+        rows=random.uniform(-1, 1, size=(3 * 2048, 1024)),
         rows_per_job=2048,
         model=model,
         evaluator=evaluator,

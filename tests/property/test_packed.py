@@ -6,6 +6,7 @@ import math
 from functools import cache
 
 import numpy as np
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -98,6 +99,16 @@ def test_no_plan_can_overflow(
     for weights, intercept in zip(plan.weights.tolist(), plan.intercept.tolist(), strict=True):
         reach = sum(abs(weight) for weight in weights) * largest + abs(intercept)
         assert 2 * (reach + math.ceil(result_noise(preset))) < preset.prime
+
+
+@pytest.mark.parametrize("preset", PACKED_PRESETS.values(), ids=lambda preset: preset.name)
+def test_a_plan_goes_to_the_limit_and_not_beyond(preset: PackedPreset) -> None:
+    """One weight: the largest with which all that a result is off by still fits, and one more."""
+    limit = preset.prime / 2 * (1 - 2.0**-40) - result_noise(preset)
+    largest = math.floor(limit / (2.0**preset.data_bits + 0.5 + packed.input_noise(preset)))
+    for weight, weight_bits in ((largest, 0), (largest + 1, -1)):
+        plan = make_plan(np.array([[float(weight)]]), np.zeros(1), preset=preset, input_bound=1.0)
+        assert plan.weight_bits == weight_bits
 
 
 @given(presets, st.floats(packed.MIN_INPUT_BOUND, packed.MAX_INPUT_BOUND))

@@ -61,8 +61,10 @@ def test_an_endpoint_that_announces_no_limit_is_taken_at_its_word() -> None:
     assert LIMITED.rows_per_job("direct", 0, default=16) == 16
 
 
-@pytest.mark.parametrize("scheme", SCHEME_NAMES)
-def test_jobs_fit_the_endpoints_request_size(scheme: str) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "preset"), [*((name, "") for name in SCHEME_NAMES), ("packed", "n8192")]
+)
+def test_jobs_fit_the_endpoints_request_size(scheme: str, preset: str) -> None:
     """The largest job that is let through, really encrypted, is no larger than was announced."""
     features, size = 64, 1_000_000
     offer = OFFER.model_copy(update={"schemes": {scheme: {}}, "max_body_bytes": size})
@@ -72,7 +74,7 @@ def test_jobs_fit_the_endpoints_request_size(scheme: str) -> None:
         offer.rows_per_job(scheme, most + 1, default=16)
     rows = np.random.default_rng(1).uniform(-1, 1, (most, features))
     encoding = Encoding(container="runs", features=features, input_bound=1.0)
-    body = b"".join(client_scheme(scheme).generate().encrypt(rows, encoding))
+    body = b"".join(client_scheme(scheme).generate(preset).encrypt(rows, encoding))
     assert len(body) <= size
 
 

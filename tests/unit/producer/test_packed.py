@@ -16,7 +16,7 @@ from tenseal.sealapi import util
 
 from producer.schemes import ClientKey, ClientScheme, Encoding, client_scheme
 from producer.schemes.packed import SCHEME, PackedKey, add_modulo, modulo
-from producer.schemes.packed_seal import coefficients
+from producer.schemes.packed_seal import plain_coefficients
 from shared import bfv, blobnames, container, packed
 from shared.container import Header
 from shared.errors import (
@@ -63,7 +63,7 @@ def decrypt_frame(key: PackedKey, payload: bytes, count: int) -> np.ndarray:
     polynomials[1] = util.sample_poly_uniform(generator, parameters)
     plain = sealapi.Plaintext()
     key._decryptor.decrypt(bfv.ciphertext(key._ring, polynomials), plain)
-    return 2.0 * coefficients(key._ring, plain)[:count]
+    return 2.0 * plain_coefficients(key._ring, plain)[:count]
 
 
 def test_is_a_client_scheme(key: PackedKey) -> None:

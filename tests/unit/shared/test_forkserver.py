@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 WITHIN_S = 60
@@ -32,6 +32,7 @@ if __name__ == "__main__":
 
 SIGNALLED = """
 import multiprocessing, signal, sys
+from multiprocessing import forkserver as interpreter
 from shared import forkserver
 
 if __name__ == "__main__":
@@ -39,6 +40,7 @@ if __name__ == "__main__":
     context.set_forkserver_preload(["shared.azure_blob"])
     forkserver.ensure_running()
     print(signal.pthread_sigmask(signal.SIG_BLOCK, ()), flush=True)
+    print(interpreter._forkserver._forkserver_pid, flush=True)
     sys.stdin.readline()
     process = context.Process(target=print, args=("here",))
     process.start()
@@ -87,8 +89,6 @@ def test_a_terminals_signals_are_not_for_it(tmp_path: Path, sent: signal.Signals
     ) as program:
         assert program.stdout is not None
         assert program.stdout.readline() == "set()\n", "the program itself hears them"
-        children = psutil.Process(program.pid).children()
-        (interpreter,) = (child for child in children if "forkserver" in child.cmdline()[-1])
-        interpreter.send_signal(sent)
+        os.kill(int(program.stdout.readline()), sent)
         said, complaints = program.communicate("go on\n", timeout=WITHIN_S)
     assert (said, complaints) == ("here\n", "")
