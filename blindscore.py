@@ -5,6 +5,8 @@ So a machine that only carries (`pip install blindscore[worker]`) never imports 
 
 from __future__ import annotations
 
+import gc
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -61,6 +63,9 @@ def _command(name: str) -> Any:
             f"`{name}` needs a package that is not installed: {error.name or error}",
             remedy=f"pip install 'blindscore[{EXTRAS[package]}]'",
         ) from error
+    if not gc.isenabled():  # see main
+        gc.freeze()
+        gc.enable()
     if isinstance(found, typer.Typer):  # with subcommands of its own
         return typer.main.get_command(found)
     single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
@@ -95,7 +100,10 @@ for _name, (_panel, _, _help) in COMMANDS.items():
 
 def main() -> None:
     """Run the `blindscore` command; an error of ours is one line and a non-zero exit."""
+    gc.disable()  # until all is imported: looking for garbage among it takes a third of the time
     load_dotenv(find_dotenv(usecwd=True))
+    # Processes use the cores here; threads of numpy's BLAS would only wait for each other, busily.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         app()
     except BlindscoreError as error:
