@@ -39,8 +39,9 @@ from shared.params import PACKED_DEFAULT, PACKED_PRESETS, PackedPreset
 
 SECRET_MAGIC = "blindscore-packed-secret"  # noqa: S105 - a format's name
 TAG_BYTES = 16
-PART_FEATURES = 128
-"""Features of a block that are encrypted together: 3.5 MiB of ciphertexts at N = 4096."""
+PART_FEATURES = 160
+"""Features of a block that are encrypted together: 4.4 MiB of ciphertexts at N = 4096, which are a
+block of an upload by themselves (`shared.azure_upload`)."""
 FEATURES_AT_ONCE = 16
 """Columns are read from the rows in groups, or every value would cost a cache miss."""
 

@@ -61,7 +61,7 @@ class Plan:
 
 
 def packed_plan(jobs: int, seed: int) -> Plan:
-    """Bodies of 11 MB, encrypted in six parts, in processes, and staged as three blocks."""
+    """Bodies of 11 MB, encrypted in five parts, in processes, and staged as three blocks."""
     return Plan(
         jobs=jobs,
         rows_per_job=2048,

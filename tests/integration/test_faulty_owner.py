@@ -54,7 +54,7 @@ JOBS = WORK.jobs
 
 
 def wide_work() -> Work:
-    """Bodies of eight parts, encrypted in processes, which are uploaded as four blocks each."""
+    """Bodies of seven parts, encrypted in processes, which are uploaded as four blocks each."""
     random = np.random.default_rng(7)
     model = LinearModel(
         random.normal(size=(3, 1024)) / 32, random.normal(size=3), MODEL.labels, MODEL.link

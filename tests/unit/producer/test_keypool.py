@@ -71,13 +71,14 @@ async def test_blocks_that_are_encrypted_at_once_do_not_mix(pool: KeyPool) -> No
 async def test_a_block_is_encrypted_in_parts(processes: int) -> None:
     """So that its first bytes are on their way while the last are made."""
     key = client_scheme("packed").generate("n2048")
-    rows = np.zeros((2, 300))
+    features = 2 * PART_FEATURES + 1
+    rows = np.zeros((2, features))
     async with KeyPool("packed", key.export_secret(), processes=processes) as pool:
-        pieces = pool.encrypt(rows, Encoding("blindscore", 300, 1.0))
+        pieces = pool.encrypt(rows, Encoding("blindscore", features, 1.0))
         parts = [piece async for piece in pieces]
     assert len(parts) == 3
     header, payloads = container.read(b"".join(parts), max_frame_bytes=1 << 20)
-    assert (header.rows, header.features, len(payloads)) == (2, 300, 301)
+    assert (header.rows, header.features, len(payloads)) == (2, features, 1 + features)
 
 
 async def test_parts_wait_in_memory_only_as_many_as_keep_the_processes_at_work(

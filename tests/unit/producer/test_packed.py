@@ -15,6 +15,7 @@ from tenseal import sealapi
 from tenseal.sealapi import util
 
 from producer.schemes import ClientKey, ClientScheme, Encoding, client_scheme
+from producer.schemes.packed import PART_FEATURES as PART
 from producer.schemes.packed import SCHEME, PackedKey, add_modulo, modulo
 from producer.schemes.packed_seal import plain_coefficients
 from shared import bfv, blobnames, container, packed
@@ -34,6 +35,7 @@ PRESET = PACKED_PRESETS["n2048"]
 FEATURES = 20
 ENCODING = Encoding("container", FEATURES, 1.0)
 LIMIT = packed.max_frame_bytes(PRESET)
+WIDE = 2 * PART + 44
 PRODUCT_BITS = packed.scale_bits(PRESET, 1.0) + 3
 
 
@@ -179,19 +181,25 @@ def test_ciphertexts_are_made_one_by_one(key: PackedKey, rows: np.ndarray) -> No
         assert len(made) == count
 
 
-@pytest.mark.parametrize("active", [None, (0, 127, 128, 255), (130, 299), (5,), ()])
+@pytest.mark.parametrize(
+    "active", [None, (0, PART - 1, PART, 2 * PART - 1), (PART + 2, WIDE - 1), (5,), ()]
+)
 def test_parts_make_up_the_whole(key: PackedKey, active: tuple[int, ...] | None) -> None:
-    wide = np.random.default_rng(4).uniform(-1, 1, (3, 300))
-    parts = SCHEME.split(Encoding("container", 300, 1.0, active=active))
+    wide = np.random.default_rng(4).uniform(-1, 1, (3, WIDE))
+    parts = SCHEME.split(Encoding("container", WIDE, 1.0, active=active))
     spans = [part.columns or range(0) for part in parts]
-    assert [(span.start, span.stop) for span in spans] == [(0, 128), (128, 256), (256, 300)]
+    assert [(span.start, span.stop) for span in spans] == [
+        (0, PART),
+        (PART, 2 * PART),
+        (2 * PART, WIDE),
+    ]
     bodies = [
         b"".join(key.encrypt(wide[:, span.start : span.stop], part))
         for part, span in zip(parts, spans, strict=True)
     ]
     header, payloads = container.read(b"".join(bodies), max_frame_bytes=LIMIT)
-    assert (header.rows, header.features) == (3, 300)
-    features = range(300) if active is None else active
+    assert (header.rows, header.features) == (3, WIDE)
+    features = range(WIDE) if active is None else active
     assert packed.read_active(header) == list(features)
     scale = 2.0 ** packed.scale_bits(PRESET, 1.0)
     for feature, payload in zip(features, payloads[1:], strict=True):
@@ -200,12 +208,12 @@ def test_parts_make_up_the_whole(key: PackedKey, active: tuple[int, ...] | None)
 
 
 def test_a_part_names_the_feature_that_cannot_be_encoded(key: PackedKey) -> None:
-    wide = np.zeros((3, 300))
-    wide[2, 131] = 1.5
-    part = SCHEME.split(Encoding("container", 300, 1.0))[1]
-    with pytest.raises(DatasetError, match=r"row 2 .* 1\.5 as feature 131"):
-        key.encrypt(wide[:, 128:256], part)
-    with pytest.raises(DatasetError, match="have 300 features, the run has 128"):
+    wide = np.zeros((3, WIDE))
+    wide[2, PART + 3] = 1.5
+    part = SCHEME.split(Encoding("container", WIDE, 1.0))[1]
+    with pytest.raises(DatasetError, match=rf"row 2 .* 1\.5 as feature {PART + 3}"):
+        key.encrypt(wide[:, PART : 2 * PART], part)
+    with pytest.raises(DatasetError, match=f"have {WIDE} features, the run has {PART}"):
         key.encrypt(wide, part)
 
 
