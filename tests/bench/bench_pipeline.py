@@ -273,7 +273,7 @@ def _bytes_up(run: str, stack: Stack) -> int:
 @contextmanager
 def _environment(stack: Stack) -> Iterator[None]:
     before = dict(os.environ)
-    os.environ |= stack.environment
+    os.environ |= stack.environment | {"OPENBLAS_NUM_THREADS": "1"}  # as the command does
     try:
         yield
     finally:
