@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from producer.offer import Offer
+from shared import ei
 from shared.direct import Layout
 from shared.errors import UsageError
 
@@ -27,6 +28,12 @@ PACKED_ROWS = 4096
 """Rows in a job of `packed`, which cost by feature and by class, however few rows it holds."""
 PACKED_FEATURE_MS = 0.8
 PACKED_CLASS_MS = 1.9
+
+EI_CIPHERTEXT_MS = 21.0
+"""To encrypt one, which is all that is asked of it here."""
+
+START_MS = 600.0
+"""Two processes take half of that to start, and then leave half of the work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,20 @@ def packed_cost_ms(rows: int, features: int, classes: int) -> float:
     """Work of `packed`: it grows with the blocks of 4,096 rows."""
     block_ms = (features + 1) * PACKED_FEATURE_MS + classes * PACKED_CLASS_MS
     return -(-rows // PACKED_ROWS) * block_ms
+
+
+def is_little(scheme: str, *, rows: int | None, features: int) -> bool:
+    """Whether so many rows (None: unknown) are encrypted before processes for it have started."""
+    if rows is None:
+        return False
+    match scheme:
+        case "direct":
+            work_ms = rows * -(-features // DIRECT_DEGREE) * DIRECT_CIPHERTEXT_MS
+        case "packed":
+            work_ms = -(-rows // PACKED_ROWS) * (features + 1) * PACKED_FEATURE_MS
+        case _:
+            work_ms = rows * -(-features // ei.SLOTS) * EI_CIPHERTEXT_MS
+    return work_ms < START_MS
 
 
 def offered_schemes(offer: Offer | None) -> frozenset[str]:

@@ -2,8 +2,8 @@
 
 SEAL's Python binding holds the GIL, so the work is done in processes of our own; each gets the
 secret once, through the pipe that starts it, and ends when its parent does, however that ends.
-With no processes it is done in a thread, which saves the second it takes to start them when there
-is only one job.
+With no processes it is done in a thread, which saves the time it takes to start them when there is
+little to do.
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ Processes = Annotated[
     int,
     option(
         "--processes",
-        "Processes to encrypt or decrypt in; 0 works in this one. Default: one a core.",
+        "Processes to encrypt or decrypt in; 0 works in this one. "
+        "Default: one a core, or none to encrypt little in.",
         min=-1,
         show_default=False,
     ),

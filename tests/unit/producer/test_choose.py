@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from producer.choose import choose, direct_cost_ms, packed_cost_ms
+from producer.choose import choose, direct_cost_ms, is_little, packed_cost_ms
 from shared.errors import UsageError
 
 ALL = frozenset({"ei", "direct", "packed"})
@@ -40,3 +40,16 @@ def test_the_endpoint_decides_what_there_is() -> None:
 
 def test_the_choice_says_why() -> None:
     assert "5 rows" in choose(rows=5, features=64, classes=10, offered=ALL).reason
+
+
+@pytest.mark.parametrize(
+    ("scheme", "features", "little", "much"),
+    [("direct", 64, 500, 2000), ("packed", 64, 40_000, 80_000), ("ei", 784, 20, 50)],
+)
+def test_little_work_is_done_before_processes_have_started(
+    scheme: str, features: int, little: int, much: int
+) -> None:
+    assert is_little(scheme, rows=little, features=features)
+    assert not is_little(scheme, rows=much, features=features)
+    assert not is_little(scheme, rows=None, features=features)
+    assert not is_little(scheme, rows=little, features=100 * features * 784)
