@@ -32,7 +32,7 @@ up: setup  ## Start storage, endpoint and worker here until Ctrl-C
 	@$(BIN)/blindscore up $(ARGS)
 
 test: setup  ## Pass all tests (three at a time on two cores: they wait for programs as often as they compute)
-	@$(BIN)/pytest --numprocesses 3 --dist loadfile $(ARGS)
+	@$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: setup  ## Kill everything, again and again, and soak; figures in build/chaos.json
 	@$(BIN)/python -m tests.chaos.run $(ARGS)

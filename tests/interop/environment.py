@@ -1,6 +1,6 @@
 """Virtual environments for Azure ML's inference server, whose pins don't agree with ours.
 
-Each is a folder in the project's root, made once (half a minute, needs a package registry) and
+Each is a folder in the project's root, made once (some seconds, needs a package registry) and
 made anew when its requirements change.
 """
 
@@ -49,8 +49,10 @@ class Environment:
 
     def _build(self, python: Path) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
-        self._run(sys.executable, "-m", "venv", str(self.folder))
-        self._run(str(python), "-m", "pip", "install", "--quiet", *self.requirements)
+        self._run(sys.executable, "-m", "venv", "--without-pip", str(self.folder))
+        # ours, which is here already; modules are compiled when they are used, which few are
+        install = ("pip", "--python", str(python), "install", "--quiet", "--no-compile")
+        self._run(sys.executable, "-m", *install, *self.requirements)
         # the SDK unpacks its native library when it is first imported
         self._run(str(python), "-W", "ignore", "-c", "import encrypted.inference.eiserver")
 
