@@ -98,7 +98,7 @@ def is_little(scheme: str, *, rows: int | None, features: int) -> bool:
         case "direct":
             work_ms = rows * -(-features // DIRECT_DEGREE) * DIRECT_CIPHERTEXT_MS
         case "packed":
-            work_ms = -(-rows // PACKED_ROWS) * (features + 1) * PACKED_FEATURE_MS
+            work_ms = packed_cost_ms(rows, features, classes=0)
         case _:
             work_ms = rows * -(-features // ei.SLOTS) * EI_CIPHERTEXT_MS
     return work_ms < START_MS
