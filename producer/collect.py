@@ -16,6 +16,7 @@ from pathlib import Path
 
 from producer.judge import Judge
 from producer.keypool import KeyPool
+from producer.pace import Look, Pace
 from producer.parts import Parts
 from producer.patience import patiently
 from producer.results import Collected
@@ -24,12 +25,6 @@ from shared import blobnames
 from shared.errors import StorageUnavailable
 from shared.ports import BlobInfo, BlobStore
 
-SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
-PAUSE_GROWTH = 1.1
-"""From one pause to the next without news: each is then a tenth of what was waited so far, and no
-run ends much later for it."""
-SWEEP_S = 15.0
-"""How often to look for results everywhere, and not only where the next ones are due."""
 JOBS_A_LISTING = 100
 """A listing costs a kilobyte a blob, and while results come in there are several a second."""
 
@@ -57,37 +52,35 @@ class Collector:
         """
         clock = asyncio.get_running_loop().time
         give_up_at = clock() + deadline_s
-        sweep_at = clock()
-        pause_s = SHORTEST_PAUSE_S
+        pace = Pace(clock())
         manifest = await patiently(lambda: self.signer.read(self.store, self.run))
         collected = Collected(manifest, Parts(self.folder, manifest))
         while True:
             now = clock()
             last = now >= give_up_at
-            sweep = last or now >= sweep_at
+            look = Look.SWEEP if last else pace.due(now)
             try:
-                news = await self._look(collected, sweep=sweep)
+                news = await self._look(collected, look)
             except StorageUnavailable:
                 if last:
                     raise
                 news = False
             else:
-                sweep_at = now + SWEEP_S if sweep else sweep_at
+                pace.looked(look, now)
             self.on_progress(collected)
             if collected.complete or last:
                 return collected
-            grown_s = min(PAUSE_GROWTH * pause_s, LONGEST_PAUSE_S)
-            pause_s = SHORTEST_PAUSE_S if news else grown_s
+            pause_s = pace.pause_s(now, news=news)
             await asyncio.sleep(min(pause_s, max(0.0, give_up_at - clock())))
 
-    async def _look(self, collected: Collected, *, sweep: bool) -> bool:
+    async def _look(self, collected: Collected, look: Look) -> bool:
         """Take in what is new; whether anything was.
 
         Listings are of a hundred jobs each. Jobs are done about in their order, so a look ends
         with the first listing that is empty, unless it is a sweep. Failures can wait until no
         results come in.
         """
-        if not collected.manifest.complete:
+        if look >= Look.REST and not collected.manifest.complete:
             collected.update(await self.signer.read(self.store, self.run))
         judge = Judge(collected, self.store, self.pool, self.canary_key, self.max_result_bytes)
         news = 0
@@ -96,9 +89,9 @@ class Collector:
                 prefix, blobnames.output_blob, collected, collected.wants_result, judge.take_result
             )
             news += new
-            if not listed and not (sweep and collected.manifest.complete):
+            if not listed and not (look >= Look.SWEEP and collected.manifest.complete):
                 break
-        if sweep or not news:
+        if look >= Look.SWEEP or (look >= Look.REST and not news):
             _, new = await self._each(
                 blobnames.failures(self.run),
                 blobnames.failure_blob,

@@ -15,8 +15,7 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from io import BytesIO
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
@@ -125,7 +124,7 @@ class AzureUpload:
             try:
                 await self._client.stage_block(
                     block_id,
-                    BytesIO(block),  # aiohttp warns of long bodies of bytes; anew for each try
+                    cast("Any", _pieces(block)),  # anew for each try
                     length=len(block),
                     transactional_content_md5=digest,
                 )
@@ -161,7 +160,7 @@ class AzureUpload:
                 overwrite=not must_be_new,
                 metadata=metadata,
                 content_settings=self._settings,
-                raw_request_hook=_as_file if len(body) > SINGLE_BYTES else None,
+                raw_request_hook=_in_pieces if len(body) > SINGLE_BYTES else None,
             )
             return
         await self._client.commit_block_list(
@@ -200,9 +199,16 @@ def _size(body: Body) -> int:
     return len(body) if isinstance(body, bytes) else 0
 
 
-def _as_file(request: Any) -> None:
-    """Send a long body as a file, which aiohttp reads piece by piece; of long bytes it warns."""
-    request.http_request.data = BytesIO(request.http_request.data)
+def _in_pieces(request: Any) -> None:
+    """Send a long body as `_pieces`."""
+    request.http_request.data = _pieces(request.http_request.data)
+
+
+async def _pieces(body: bytes) -> AsyncIterator[memoryview]:
+    """A long body for aiohttp, which warns of one of bytes, and copies what is given as a file."""
+    view = memoryview(body)
+    for start in range(0, len(view), azure_sdk.PIECE_BYTES):
+        yield view[start : start + azure_sdk.PIECE_BYTES]
 
 
 async def _blocks(data: bytes | AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from producer import collect
+from producer import pace
 from producer.collect import Collector
 from producer.judge import hex_digest
 from producer.keypool import KeyPool
@@ -548,7 +548,7 @@ async def test_a_large_run_is_not_listed_again_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Results (here: of no use, which is all the same) come in about in order, in 40 batches."""
-    monkeypatch.setattr(collect, "SHORTEST_PAUSE_S", 0.0)
+    monkeypatch.setattr(pace, "SHORTEST_PAUSE_S", 0.0)
     jobs, batch = 8_000, 200
     store = WatchedStore()
     manifest = await write_manifest(store, jobs)
