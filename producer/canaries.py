@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from producer.schemes import Rows, Scores
+from producer.rows import Rows
+from producer.schemes import Scores
 from shared.errors import BlindscoreError, UsageError
 
 RELATIVE_TOLERANCE = 1e-3

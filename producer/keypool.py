@@ -17,18 +17,20 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+from itertools import count, islice
 from multiprocessing.context import BaseContext
 from typing import Self, TypeVar
 
-from producer.schemes import ClientKey, Encoding, Rows, Scores, client_scheme
+from producer.rows import StoredRows
+from producer.schemes import ClientKey, Encoding, Scores, client_scheme
+from producer.turns import Turns
 from shared import forkserver
 from shared.errors import BlindscoreError, CiphertextError
 
 T = TypeVar("T")
 
 PARTS_AHEAD = 2
-"""Of a block, besides one for each process."""
+"""Of a block, besides one for each process; as many wait for a process, of all blocks."""
 
 _HAS_FORKSERVER = "forkserver" in multiprocessing.get_all_start_methods()
 
@@ -44,6 +46,8 @@ class KeyPool:
         self._executor = self._start(processes)
         self._starting: asyncio.Task[None] | None = None
         self._quarantine = asyncio.Lock()
+        self._blocks = count()
+        self._turns = Turns(processes + PARTS_AHEAD)
         self._local = None if processes else client_scheme(scheme).load(secret)
 
     def __repr__(self) -> str:
@@ -63,18 +67,24 @@ class KeyPool:
         for _ in range(self.processes):
             await _submit(self._executor, _started)
 
-    async def encrypt(self, rows: Rows, encoding: Encoding) -> AsyncGenerator[bytes]:
+    async def encrypt(self, rows: StoredRows, encoding: Encoding) -> AsyncGenerator[bytes]:
         """A block of rows as one request body, part by part. Raises `DatasetError`.
 
         Parts are begun ahead of the one that is wanted, enough for every process, and no more: they
-        wait in memory when they are taken slowly.
+        wait in memory when they are taken slowly. Of blocks that are encrypted at once, those asked
+        for first come first: a block is of use to nobody until it is whole.
         """
-        parts = iter(client_scheme(self._secret[0]).split(encoding))
+        block = next(self._blocks)
+        parts = enumerate(client_scheme(self._secret[0]).split(encoding))
         ahead: deque[asyncio.Task[bytes]] = deque()
 
-        def begin(count: int) -> None:
-            for part in islice(parts, count):
-                ahead.append(asyncio.create_task(self._encrypt(_of(rows, part), part)))
+        async def encrypt(number: int, part: Encoding) -> bytes:
+            async with self._turns.take((block, number)):
+                return await self._encrypt(rows.columns(part.columns), part)
+
+        def begin(parts_more: int) -> None:
+            for number, part in islice(parts, parts_more):
+                ahead.append(asyncio.create_task(encrypt(number, part)))
 
         begin(self.processes + PARTS_AHEAD)
         try:
@@ -87,7 +97,7 @@ class KeyPool:
                 task.cancel()
             await asyncio.gather(*ahead, return_exceptions=True)
 
-    async def _encrypt(self, rows: Rows, part: Encoding) -> bytes:
+    async def _encrypt(self, rows: StoredRows, part: Encoding) -> bytes:
         if self._local is not None:
             return await self._run(_encrypt_with, self._local, rows, part)
         try:
@@ -202,13 +212,7 @@ def _own_key() -> ClientKey:
     return _key
 
 
-def _of(rows: Rows, part: Encoding) -> Rows:
-    """A part's columns of the rows: a view, that is copied only on its way to a process."""
-    columns = part.columns
-    return rows if columns is None else rows[:, columns.start : columns.stop]
-
-
-def _encrypt(rows: Rows, encoding: Encoding) -> bytes:
+def _encrypt(rows: StoredRows, encoding: Encoding) -> bytes:
     return _encrypt_with(_own_key(), rows, encoding)
 
 
@@ -216,8 +220,8 @@ def _decrypt(body: bytes, rows: int) -> Scores:
     return _decrypt_with(_own_key(), body, rows)
 
 
-def _encrypt_with(key: ClientKey, rows: Rows, encoding: Encoding) -> bytes:
-    return b"".join(key.encrypt(rows, encoding))
+def _encrypt_with(key: ClientKey, rows: StoredRows, encoding: Encoding) -> bytes:
+    return b"".join(key.encrypt(rows.rows, encoding))
 
 
 def _decrypt_with(key: ClientKey, body: bytes, rows: int) -> Scores:

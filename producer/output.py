@@ -17,7 +17,8 @@ from producer import disk
 from producer.disclosure import EVERYTHING, Disclosure
 from producer.report import Report, summarise
 from producer.results import Collected
-from producer.schemes import Rows, Scores
+from producer.rows import Rows
+from producer.schemes import Scores
 from producer.table import PredictionsTable
 from producer.tally import Tally
 from shared.errors import RunError

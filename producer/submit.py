@@ -27,8 +27,9 @@ from producer.canaries import Canaries
 from producer.journal import Encryption, Journal
 from producer.keypool import KeyPool
 from producer.patience import patiently
+from producer.rows import StoredRows
 from producer.runs import RunRecord
-from producer.schemes import Encoding, Rows
+from producer.schemes import Encoding
 from producer.signing import ManifestSigner
 from shared import blobnames
 from shared.errors import BlobExists, BlobNotFound, RunError
@@ -42,7 +43,7 @@ class Block(Protocol):
     @property
     def first_row(self) -> int: ...
     @property
-    def rows(self) -> Rows: ...
+    def stored(self) -> StoredRows: ...
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -108,7 +109,7 @@ class Submission:
         return await self._write_manifest(entries, complete=True)
 
     async def _submit(self, job: str, block: Block) -> JobEntry:
-        tag = await asyncio.to_thread(rows_tag, self.tag_key, block.rows)
+        tag = await asyncio.to_thread(rows_tag, self.tag_key, block.stored)
         earlier = self.journal.encryptions(job)
         if earlier and earlier[-1].tag != tag:
             raise self._changed(f"has other rows from row {block.first_row} on")
@@ -147,7 +148,7 @@ class Submission:
             entry = JobEntry(
                 job=job,
                 first_row=block.first_row,
-                rows=block.rows.shape[0],
+                rows=len(block.stored),
                 sha256=metadata["sha256"],
             )
             self.journal.add_encryption(Encryption(entry, tag))
@@ -158,7 +159,10 @@ class Submission:
 
     async def _encrypt(self, job: str, block: Block) -> AsyncGenerator[bytes]:
         bound = self.record.input_bound
-        rows = await asyncio.to_thread(self.canaries.hide, block.rows, job=job, input_bound=bound)
+        rows = block.stored
+        if self.canaries.copies:
+            hide = partial(self.canaries.hide, job=job, input_bound=bound)
+            rows = StoredRows(await asyncio.to_thread(hide, rows.rows))
         offer = self.record.offer
         active = offer.active_features(self.record.scheme) if offer else None
         encoding = Encoding(self.record.container, self.record.features, bound, active)
@@ -236,6 +240,8 @@ class Submission:
         )
 
 
-def rows_tag(key: bytes, rows: Rows) -> str:
+def rows_tag(key: bytes, rows: StoredRows) -> str:
     """Tells a block's rows from others: HMAC-SHA256, so that without the key it tells no more."""
-    return hmac.digest(key, np.ascontiguousarray(rows).data, "sha256").hex()[:32]
+    tag = hmac.new(key, f"{rows.values.dtype.str} {rows.scale!r} ".encode(), "sha256")
+    tag.update(np.ascontiguousarray(rows.values).data)
+    return tag.hexdigest()[:32]

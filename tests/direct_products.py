@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from producer.schemes import Encoding, Rows
+from producer.rows import Rows
+from producer.schemes import Encoding
 from producer.schemes.direct import DirectKey
 from score.schemes.direct import DirectEvaluation, DirectEvaluator
 from score.schemes.direct_plan import Product

@@ -14,11 +14,11 @@ from producer.datasets.arrays import ArrayLabels, ArrayRows
 from producer.datasets.labels import Labelled, LabelSource, open_labels
 from producer.datasets.mnist import Mnist
 from producer.datasets.stored import open_npy, open_npz, path_bytes
-from producer.datasets.stream import Block, Dataset, Labels, Rows, Source
+from producer.datasets.stream import Block, Dataset, Labels, Source
 from producer.datasets.tables import Table
 from shared.errors import DatasetError, UsageError
 
-__all__ = ["Block", "Dataset", "Labels", "Rows", "Source", "open_dataset", "reopen"]
+__all__ = ["Block", "Dataset", "Labels", "Source", "open_dataset", "reopen"]
 
 BUILT_IN = ("digits", "mnist")
 SUFFIXES = (".npy", ".npz", ".csv")

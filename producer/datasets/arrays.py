@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-import numpy as np
-
 from producer.datasets.stored import StoredArray
 from producer.datasets.stream import Chunk, Labels
+from producer.rows import StoredRows
 from shared.errors import DatasetError
 from shared.predictions import label_texts
 
@@ -37,8 +36,7 @@ class ArrayRows:
 
     def chunks(self, start: int, size: int) -> Iterator[Chunk]:
         for piece in self._array.read(start, size):
-            rows = np.asarray(piece, dtype=np.float64)
-            yield (rows if self._scale == 1.0 else rows / self._scale), None
+            yield StoredRows(piece, self._scale), None
 
 
 class ArrayLabels:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from sklearn.datasets import load_digits
 
 from producer.datasets.stream import Chunk
+from producer.rows import StoredRows
 from shared.errors import UsageError
 from shared.predictions import label_texts
 
@@ -26,14 +27,15 @@ class Digits:
     def __init__(self, split: str) -> None:
         pixels, digits = load_digits(return_X_y=True)
         chosen = split_rows(len(digits), split)
-        self._pixels = pixels[chosen] / LARGEST_PIXEL
+        self._pixels = pixels[chosen]
         self._labels = label_texts(digits[chosen])
         self.rows = len(chosen)
         self.features = int(pixels.shape[1])
 
     def chunks(self, start: int, size: int) -> Iterator[Chunk]:
         for at in range(start, self.rows, size):
-            yield self._pixels[at : at + size], self._labels[at : at + size]
+            pixels = StoredRows(self._pixels[at : at + size], LARGEST_PIXEL)
+            yield pixels, self._labels[at : at + size]
 
 
 def split_rows(count: int, split: str) -> npt.NDArray[np.intp]:

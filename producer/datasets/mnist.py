@@ -10,6 +10,7 @@ import structlog
 from producer.datasets.download import fetch
 from producer.datasets.idx import IdxFile, open_idx
 from producer.datasets.stream import Chunk, Labels
+from producer.rows import StoredRows
 from shared.errors import DatasetError, UsageError
 from shared.predictions import label_texts
 
@@ -61,7 +62,7 @@ class Mnist:
     def chunks(self, start: int, size: int) -> Iterator[Chunk]:
         labels = _texts(self._labels, start, size)
         for pixels, texts in zip(self._images.read(start, size), labels, strict=True):
-            yield pixels / LARGEST_PIXEL, texts
+            yield StoredRows(pixels, LARGEST_PIXEL), texts
 
 
 def _texts(file: IdxFile, start: int, size: int) -> Iterator[Labels]:

@@ -10,15 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from producer.rows import Rows, StoredRows
 from shared.errors import DatasetError
-
-Rows = npt.NDArray[np.float64]
-"""Shape (rows, features)."""
 
 Labels = npt.NDArray[np.str_]
 """Shape (rows,); as text, see `shared.predictions.label_text`."""
 
-Chunk = tuple[Rows, Labels | None]
+Chunk = tuple[StoredRows, Labels | None]
 
 MEASURED_VALUES = 1 << 20
 """How many values a pass over the data set holds at a time (8 MiB)."""
@@ -29,8 +27,13 @@ class Block:
     """Consecutive rows of a data set, with their labels where it has any."""
 
     first_row: int
-    rows: Rows
+    stored: StoredRows
     labels: Labels | None
+
+    @property
+    def rows(self) -> Rows:
+        """As doubles, made on each use."""
+        return self.stored.rows
 
 
 class Source(Protocol):
@@ -93,7 +96,8 @@ class Dataset:
         if self._source.bound is not None:
             return self._source.bound
         blocks = self.blocks(max(1, MEASURED_VALUES // self.features))
-        return max((float(np.abs(block.rows).max()) for block in blocks), default=0.0) or 1.0
+        extremes = (abs(value) for block in blocks for value in block.stored.extremes)
+        return max(extremes, default=0.0) or 1.0
 
     def blocks(self, rows_per_block: int, *, skip: int = 0) -> Iterator[Block]:
         """The rows from `skip` on, in order; every block but the last has `rows_per_block`.
@@ -104,20 +108,21 @@ class Dataset:
             raise ValueError(f"blocks of {rows_per_block} rows from row {skip} on")
         first_row = skip
         for rows, labels in self._source.chunks(skip, rows_per_block):
-            left = rows.shape[0] if self._limit is None else self._limit - first_row
+            left = len(rows) if self._limit is None else self._limit - first_row
             if left <= 0:
                 return
-            block = Block(first_row, rows[:left], labels[:left] if labels is not None else None)
+            block = Block(first_row, rows.head(left), labels[:left] if labels is not None else None)
             self._check(block)
             yield block
-            first_row += block.rows.shape[0]
+            first_row += len(block.stored)
 
     def _check(self, block: Block) -> None:
-        finite = np.isfinite(block.rows)
-        if not finite.all():
-            row, column = np.argwhere(~finite)[0]
-            raise DatasetError(
-                f"{self.name}: row {block.first_row + row}, feature {column} (counted from 0) is "
-                f"{block.rows[row, column]}",
-                remedy="replace or drop values that are not finite",
-            )
+        if np.isfinite(block.stored.extremes).all():
+            return
+        rows = block.rows
+        row, column = np.argwhere(~np.isfinite(rows))[0]
+        raise DatasetError(
+            f"{self.name}: row {block.first_row + row}, feature {column} (counted from 0) is "
+            f"{rows[row, column]}",
+            remedy="replace or drop values that are not finite",
+        )

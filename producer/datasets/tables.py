@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from producer.datasets.stream import Chunk, Labels
+from producer.rows import StoredRows
 from shared.errors import DatasetError
 from shared.predictions import label_texts
 
@@ -58,7 +59,7 @@ class Table:
         while parsed := [self._parse(record) for record in islice(data, size)]:
             rows = np.stack([values for values, _ in parsed])
             labels = label_texts([label for _, label in parsed]) if self.has_labels else None
-            yield rows / self._scale, labels
+            yield StoredRows(rows, self._scale), labels
 
     def _data(self, start: int) -> Iterator[Record]:
         return islice(_records(self._path), start + self._layout.has_header, None)

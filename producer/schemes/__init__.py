@@ -13,10 +13,8 @@ from typing import Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
+from producer.rows import Rows
 from shared.errors import UsageError
-
-Rows = npt.NDArray[np.float64]
-"""Plaintext rows, shape (rows, features)."""
 
 Scores = npt.NDArray[np.float64]
 """Decrypted scores, shape (rows, classes); one column for a binary model or a regressor."""

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from tenseal import sealapi
 
-from producer.schemes import Encoding, Rows, Scores
+from producer.rows import Rows
+from producer.schemes import Encoding, Scores
 from shared import bfv, container, direct, direct_scale, seal
 from shared.container import CONTENT_TYPE, Header
 from shared.direct import Integers, Layout, Positions

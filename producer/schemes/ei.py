@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import SecretBytes
 
-from producer.schemes import Encoding, Rows, Scores
+from producer.rows import Rows
+from producer.schemes import Encoding, Scores
 from shared import ei
 from shared.einative import Bytes, Doubles, NativeError, call, library, pointer_to
 from shared.errors import (

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from tenseal import sealapi
 
-from producer.schemes import Encoding, Rows, Scores
+from producer.rows import Rows
+from producer.schemes import Encoding, Scores
 from producer.schemes.packed_seal import encryption_of_zero, plain_coefficients
 from shared import bfv, container, packed, seal
 from shared.coefficients import Words

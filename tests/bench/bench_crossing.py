@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from producer.choose import choose, direct_cost_ms, packed_cost_ms
-from producer.schemes import ClientKey, Encoding, Rows, client_scheme
+from producer.rows import Rows
+from producer.schemes import ClientKey, Encoding, client_scheme
 from score.schemes import ContainerEvaluator
 from score.schemes.direct import DirectEvaluator
 from score.schemes.packed import PackedEvaluator

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from producer.datasets import open_dataset
-from producer.schemes import Rows
+from producer.rows import Rows
 from shared.model import load_model
 from tests.chaos.verdict import Verdict
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from producer.schemes import Rows
+from producer.rows import Rows
 from shared import blobnames
 from shared.linear import LinearModel
 from shared.storage import Storage, open_poison_queue

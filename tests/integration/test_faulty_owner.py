@@ -18,8 +18,8 @@ import pytest
 
 from blindscore import app
 from deploy.local.azurite import Azurite
+from producer.rows import Rows
 from producer.runs import RunFolder
-from producer.schemes import Rows
 from score.schemes import ContainerEvaluator
 from score.schemes.direct import DirectEvaluator
 from score.schemes.packed import PackedEvaluator

@@ -17,7 +17,8 @@ import pytest
 from producer.cli import produce
 from producer.cli_results import collect
 from producer.keys import KeyRing
-from producer.schemes import Rows, client_scheme
+from producer.rows import Rows
+from producer.schemes import client_scheme
 from score.schemes.direct import DirectEvaluator
 from score.schemes.packed import PackedEvaluator
 from shared import blobnames

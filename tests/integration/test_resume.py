@@ -21,7 +21,7 @@ import pytest
 
 from producer.keys import SIGNING, KeyRing
 from producer.report import Report
-from producer.schemes import Rows
+from producer.rows import Rows
 from producer.schemes.direct import SCHEME
 from producer.signing import ManifestSigner
 from score.schemes.direct import DirectEvaluator

@@ -17,8 +17,9 @@ from producer.collect import Collector
 from producer.keypool import KeyPool
 from producer.keys import CANARIES, ROWS, SIGNING, KeyFile, new_record
 from producer.results import Collected
+from producer.rows import Rows, StoredRows
 from producer.runs import RunFolder, RunRecord
-from producer.schemes import Rows, client_scheme
+from producer.schemes import client_scheme
 from producer.schemes.direct import SCHEME
 from producer.signing import ManifestSigner
 from producer.submit import Submission
@@ -47,6 +48,10 @@ class Block:
     first_row: int
     rows: Rows
     labels: None = None
+
+    @property
+    def stored(self) -> StoredRows:
+        return StoredRows(self.rows)
 
 
 def data_set(rows: int, *, seed: int = 5) -> Rows:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from producer.canaries import Canaries, CanaryError, data_rows
-from producer.schemes import Encoding, Rows, Scores, client_scheme
+from producer.rows import Rows
+from producer.schemes import Encoding, Scores, client_scheme
 from score.schemes import ContainerEvaluator
 from score.schemes.direct import DirectEvaluator
 from score.schemes.packed import PackedEvaluator

@@ -17,7 +17,8 @@ import pytest
 
 from producer import keypool
 from producer.keypool import PARTS_AHEAD, KeyPool
-from producer.schemes import Encoding, Rows, Scores, client_scheme
+from producer.rows import Rows, StoredRows
+from producer.schemes import Encoding, Scores, client_scheme
 from producer.schemes.packed import PART_FEATURES
 from score.schemes.direct import DirectEvaluator
 from shared import container, forkserver
@@ -43,7 +44,7 @@ async def pool(request: pytest.FixtureRequest) -> AsyncIterator[KeyPool]:
 
 
 async def encrypted(pool: KeyPool, rows: Rows, encoding: Encoding = ENCODING) -> bytes:
-    async with aclosing(pool.encrypt(rows, encoding)) as pieces:
+    async with aclosing(pool.encrypt(StoredRows(rows), encoding)) as pieces:
         return b"".join([piece async for piece in pieces])
 
 
@@ -55,6 +56,14 @@ async def test_what_is_encrypted_and_scored_is_decrypted(pool: KeyPool) -> None:
     body = await result(pool)
     scores = await asyncio.gather(*(pool.decrypt(body, rows=len(ROWS)) for _ in range(3)))
     assert all(np.abs(s - MODEL.scores(ROWS)).max() < ERROR for s in scores)
+
+
+async def test_rows_are_scaled_where_they_are_encrypted(pool: KeyPool) -> None:
+    pixels = np.random.default_rng(8).integers(0, 256, size=(4, FEATURES), dtype=np.uint8)
+    async with aclosing(pool.encrypt(StoredRows(pixels, 255.0), ENCODING)) as pieces:
+        body = respond(DirectEvaluator(MODEL), b"".join([piece async for piece in pieces]))
+    scores = await pool.decrypt(body, rows=4)
+    assert np.abs(scores - MODEL.scores(pixels / 255.0)).max() < ERROR
 
 
 async def test_blocks_that_are_encrypted_at_once_do_not_mix(pool: KeyPool) -> None:
@@ -74,7 +83,7 @@ async def test_a_block_is_encrypted_in_parts(processes: int) -> None:
     features = 2 * PART_FEATURES + 1
     rows = np.zeros((2, features))
     async with KeyPool("packed", key.export_secret(), processes=processes) as pool:
-        pieces = pool.encrypt(rows, Encoding("blindscore", features, 1.0))
+        pieces = pool.encrypt(StoredRows(rows), Encoding("blindscore", features, 1.0))
         parts = [piece async for piece in pieces]
     assert len(parts) == 3
     header, payloads = container.read(b"".join(parts), max_frame_bytes=1 << 20)
@@ -88,7 +97,7 @@ async def test_parts_wait_in_memory_only_as_many_as_keep_the_processes_at_work(
     begun = 0
     encrypt = KeyPool._encrypt
 
-    async def counted(pool: KeyPool, rows: Rows, part: Encoding) -> bytes:
+    async def counted(pool: KeyPool, rows: StoredRows, part: Encoding) -> bytes:
         nonlocal begun
         begun += 1
         return await encrypt(pool, rows, part)
@@ -96,18 +105,37 @@ async def test_parts_wait_in_memory_only_as_many_as_keep_the_processes_at_work(
     monkeypatch.setattr(KeyPool, "_encrypt", counted)
     key = client_scheme("packed").generate("n2048")
     features = 10 * PART_FEATURES
+    rows = StoredRows(np.zeros((1, features)))
     async with KeyPool("packed", key.export_secret(), processes=0) as pool:
         taken = 0
-        async for _ in pool.encrypt(np.zeros((1, features)), Encoding("blindscore", features, 1.0)):
+        async for _ in pool.encrypt(rows, Encoding("blindscore", features, 1.0)):
             taken += 1
             assert begun - taken <= PARTS_AHEAD
     assert taken == begun == 10
 
 
+async def test_of_blocks_at_once_the_first_is_whole_first() -> None:
+    """So that it is scored while the others are still encrypted."""
+    key = client_scheme("packed").generate("n2048")
+    features = 8 * PART_FEATURES
+    rows = StoredRows(np.zeros((1, features)))
+    taken: list[int] = []
+    async with KeyPool("packed", key.export_secret(), processes=2) as pool:
+
+        async def take(block: int) -> None:
+            async for _ in pool.encrypt(rows, Encoding("blindscore", features, 1.0)):
+                taken.append(block)  # noqa: PERF401 - as they come
+
+        await asyncio.gather(*(take(block) for block in range(3)))
+    whole_at = [max(i for i, block in enumerate(taken) if block == b) for b in range(3)]
+    assert whole_at[0] < 14  # in turns it would be the 22nd part
+    assert whole_at == sorted(whole_at)
+
+
 async def test_a_block_that_nobody_wants_any_more_is_given_up(pool: KeyPool) -> None:
-    async with aclosing(pool.encrypt(ROWS, ENCODING)):
+    async with aclosing(pool.encrypt(StoredRows(ROWS), ENCODING)):
         pass
-    async with aclosing(pool.encrypt(ROWS, ENCODING)) as pieces:
+    async with aclosing(pool.encrypt(StoredRows(ROWS), ENCODING)) as pieces:
         await anext(pieces)
     assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
     assert len(await encrypted(pool, ROWS))

@@ -18,7 +18,8 @@ from producer.output import write
 from producer.parts import Parts
 from producer.report import Gap, Report, gaps
 from producer.results import Collected, Fault, Result
-from producer.schemes import Rows, Scores
+from producer.rows import Rows
+from producer.schemes import Scores
 from producer.show import show
 from shared.errors import RunError
 from shared.linear import LinearModel

@@ -17,6 +17,7 @@ import pytest
 
 from producer import backlog, patience
 from producer.keypool import KeyPool
+from producer.rows import StoredRows
 from producer.schemes import client_scheme
 from producer.schemes.packed import PART_FEATURES
 from producer.submit import rows_tag
@@ -430,11 +431,13 @@ async def test_a_storage_account_that_is_away_for_a_while_is_waited_for(
 
 
 def test_the_tag_of_rows_needs_the_key_and_tells_every_bit() -> None:
-    tag = rows_tag(b"key", ROWS)
-    assert rows_tag(b"key", ROWS.copy()) == tag
-    assert rows_tag(b"key", np.asfortranarray(ROWS)) == tag
-    assert rows_tag(b"other", ROWS) != tag
-    assert rows_tag(b"key", np.nextafter(ROWS, 2)) != tag
+    tag = rows_tag(b"key", StoredRows(ROWS))
+    assert rows_tag(b"key", StoredRows(ROWS.copy())) == tag
+    assert rows_tag(b"key", StoredRows(np.asfortranarray(ROWS))) == tag
+    assert rows_tag(b"other", StoredRows(ROWS)) != tag
+    assert rows_tag(b"key", StoredRows(np.nextafter(ROWS, 2))) != tag
+    assert rows_tag(b"key", StoredRows(ROWS, scale=2.0)) != tag
+    assert rows_tag(b"key", StoredRows(ROWS.view(np.int64))) != tag
 
 
 async def test_canaries_are_in_the_body_and_the_message_but_not_in_the_manifest(
