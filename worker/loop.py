@@ -73,7 +73,8 @@ class Worker:
                 elif self._idle_too_long():
                     self.stop("the queue is empty")
                 else:
-                    await self._stopped_within(next(pauses))
+                    patience = 1 + self.in_hand  # who has work can wait longer for more
+                    await self._stopped_within(min(patience * next(pauses), POLL_MAX_S))
         finally:
             self.stop("the loop ended")
             await self._drain()

@@ -221,7 +221,13 @@ def test_a_request_in_flight_is_finished_before_the_end(
         running.process.send_signal(number)
         _until_refused(running)
         connection.send(body[1000:])
-        answer = connection.getresponse()
+        try:
+            answer = connection.getresponse()
+        except OSError as error:
+            log = (tmp_path / "serve.log").read_text()
+            raise AssertionError(
+                f"it ended with {running.process.wait(WITHIN_S)}: {log}"
+            ) from error
         assert answer.status == 200
         assert decrypted(client, answer.read()).shape == (1, 1)
         connection.close()

@@ -80,6 +80,19 @@ async def test_an_empty_queue_is_looked_at_less_and_less_often() -> None:
 
 
 @virtual_time
+async def test_an_empty_queue_is_looked_at_less_often_while_there_is_work() -> None:
+    looks = []
+    for jobs in (0, 3):
+        rig = Rig(taking(60), min_concurrency=4, max_concurrency=4)
+        await rig.submit(*range(jobs))
+        stop = asyncio.create_task(_stop_at(rig, 2))
+        await rig.worker.run()
+        await stop
+        looks.append(rig.journal.count("receive"))
+    assert 3 <= looks[1] < 0.7 * looks[0]
+
+
+@virtual_time
 async def test_stopping_interrupts_the_wait_for_messages() -> None:
     rig = Rig()
     stop = asyncio.create_task(_stop_at(rig, 100.0))
