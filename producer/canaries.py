@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from producer.rows import Rows
+from producer.rows import StoredRows
 from producer.schemes import Scores
 from shared.errors import BlindscoreError, UsageError
 
@@ -82,17 +82,18 @@ class Canaries:
     def hidden(self) -> int:
         return hidden_rows(self.copies)
 
-    def hide(self, rows: Rows, *, job: str, input_bound: float) -> Rows:
+    def hide(self, stored: StoredRows, *, job: str, input_bound: float) -> StoredRows:
         """The body's rows, shape (rows + hidden, features); |x| ≤ `input_bound` as before."""
         if not self.copies:
-            return rows
+            return stored
+        rows = stored.rows
         layout = self._layout(job, rows.shape[0])
         body = np.empty((rows.shape[0] + self.hidden, rows.shape[1]))
         body[layout.data] = rows
         body[layout.copies] = body[layout.sources]
         noise = self._stream(job, "contrast", rows.shape[1])
         body[layout.contrast] = _contrast(body[layout.sources[0]], noise, input_bound)
-        return body
+        return StoredRows(body)
 
     def reveal(self, scores: Scores, *, job: str) -> Scores:
         """The scores of the block's own rows, from those of the body's. Raises `CanaryError`."""

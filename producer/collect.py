@@ -16,7 +16,7 @@ from pathlib import Path
 
 from producer.judge import Judge
 from producer.keypool import KeyPool
-from producer.pace import Look, Pace
+from producer.pace import SHORTEST_PAUSE_S, Look, Pace
 from producer.parts import Parts
 from producer.patience import patiently
 from producer.results import Collected
@@ -26,7 +26,7 @@ from shared.errors import StorageUnavailable
 from shared.ports import BlobInfo, BlobStore
 
 JOBS_A_LISTING = 100
-"""A listing costs a kilobyte a blob, and while results come in there are several a second."""
+"""A listing costs a kilobyte a blob, and while results come in there are a few for each."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -70,15 +70,15 @@ class Collector:
             self.on_progress(collected)
             if collected.complete or last:
                 return collected
-            pause_s = pace.pause_s(now, news=news)
+            next_at = now + pace.pause_s(now, news=news)
+            pause_s = max(next_at - clock(), SHORTEST_PAUSE_S)
             await asyncio.sleep(min(pause_s, max(0.0, give_up_at - clock())))
 
     async def _look(self, collected: Collected, look: Look) -> bool:
         """Take in what is new; whether anything was.
 
         Listings are of a hundred jobs each. Jobs are done about in their order, so a look ends
-        with the first listing that is empty, unless it is a sweep. Failures can wait until no
-        results come in.
+        with the first listing that is empty, unless it is a sweep.
         """
         if look >= Look.REST and not collected.manifest.complete:
             collected.update(await self.signer.read(self.store, self.run))
@@ -91,7 +91,7 @@ class Collector:
             news += new
             if not listed and not (look >= Look.SWEEP and collected.manifest.complete):
                 break
-        if look >= Look.SWEEP or (look >= Look.REST and not news):
+        if look >= Look.REST:
             _, new = await self._each(
                 blobnames.failures(self.run),
                 blobnames.failure_blob,

@@ -31,7 +31,7 @@ class Encryption:
 
     entry: JobEntry
     tag: str
-    """Tells whether rows are those that were encrypted, see `submit.rows_tag`."""
+    """Tells whether stored rows are those that were encrypted, see `submit.rows_tag`."""
 
 
 class Journal:

@@ -17,7 +17,7 @@ from producer import disk
 from producer.disclosure import EVERYTHING, Disclosure
 from producer.report import Report, summarise
 from producer.results import Collected
-from producer.rows import Rows
+from producer.rows import Rows, StoredRows
 from producer.schemes import Scores
 from producer.table import PredictionsTable
 from producer.tally import Tally
@@ -44,7 +44,7 @@ class DataBlock(Protocol):
     @property
     def first_row(self) -> int: ...
     @property
-    def rows(self) -> Rows: ...
+    def stored(self) -> StoredRows: ...
     @property
     def labels(self) -> npt.NDArray[np.generic] | None: ...
 
@@ -106,7 +106,7 @@ def _write_rows(
         if actual is not None:
             tally.add_labels(predictions, actual)
         if model is not None and block is not None:
-            tally.add_plaintext(scores, model.scores(block.rows))
+            tally.add_plaintext(scores, model.scores(block.stored.rows))
 
 
 def _in_order(
@@ -119,7 +119,7 @@ def _in_order(
     data = iter(blocks)
     for entry in jobs:
         block = next(data, None)
-        if block is None or (block.first_row, len(block.rows)) != (entry.first_row, entry.rows):
+        if block is None or (block.first_row, len(block.stored)) != (entry.first_row, entry.rows):
             raise _changed(entry.first_row)
         yield entry, block
     if (block := next(data, None)) is not None:

@@ -10,8 +10,8 @@ from enum import IntEnum
 
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 PAUSE_GROWTH = 1.1
-"""From one pause to the next without news: each is then a tenth of what was waited so far, and no
-run ends much later for it."""
+"""From one pause to the next without news: each adds a tenth of what was waited so far, and no run
+ends much later for it."""
 LOOKS_A_NEWS = 4
 """About as many while there is news at equal intervals."""
 REST_S = 1.0
@@ -26,7 +26,7 @@ class Look(IntEnum):
     REST = 1
     """Whether the run is produced whole, and failures: they can wait."""
     SWEEP = 2
-    """Results everywhere, and failures even while results come in."""
+    """Results everywhere."""
 
 
 class Pace:
@@ -51,7 +51,7 @@ class Pace:
             self._sweep_s = now_s + SWEEP_S
 
     def pause_s(self, now_s: float, *, news: bool) -> float:
-        """How long to wait after a look at this time."""
+        """From a look that began at this time to the next one."""
         if news:
             interval_s = 0.0 if self._news_s is None else now_s - self._news_s
             self._pause_s = max(interval_s / LOOKS_A_NEWS, SHORTEST_PAUSE_S)

@@ -159,10 +159,7 @@ class Submission:
 
     async def _encrypt(self, job: str, block: Block) -> AsyncGenerator[bytes]:
         bound = self.record.input_bound
-        rows = block.stored
-        if self.canaries.copies:
-            hide = partial(self.canaries.hide, job=job, input_bound=bound)
-            rows = StoredRows(await asyncio.to_thread(hide, rows.rows))
+        rows = await asyncio.to_thread(self.canaries.hide, block.stored, job=job, input_bound=bound)
         offer = self.record.offer
         active = offer.active_features(self.record.scheme) if offer else None
         encoding = Encoding(self.record.container, self.record.features, bound, active)
@@ -241,7 +238,10 @@ class Submission:
 
 
 def rows_tag(key: bytes, rows: StoredRows) -> str:
-    """Tells a block's rows from others: HMAC-SHA256, so that without the key it tells no more."""
+    """Tells a block's rows, as they are stored, from others.
+
+    HMAC-SHA256, so that without the key it tells no more.
+    """
     tag = hmac.new(key, f"{rows.values.dtype.str} {rows.scale!r} ".encode(), "sha256")
-    tag.update(np.ascontiguousarray(rows.values).data)
+    tag.update(np.ascontiguousarray(rows.values).view(np.uint8).data)
     return tag.hexdigest()[:32]

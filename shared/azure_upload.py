@@ -124,7 +124,7 @@ class AzureUpload:
             try:
                 await self._client.stage_block(
                     block_id,
-                    cast("Any", _pieces(block)),  # anew for each try
+                    cast("Any", _Pieces(block)),
                     length=len(block),
                     transactional_content_md5=digest,
                 )
@@ -200,15 +200,23 @@ def _size(body: Body) -> int:
 
 
 def _in_pieces(request: Any) -> None:
-    """Send a long body as `_pieces`."""
-    request.http_request.data = _pieces(request.http_request.data)
+    """Send a long body as `_Pieces`."""
+    request.http_request.data = _Pieces(request.http_request.data)
 
 
-async def _pieces(body: bytes) -> AsyncIterator[memoryview]:
-    """A long body for aiohttp, which warns of one of bytes, and copies what is given as a file."""
-    view = memoryview(body)
-    for start in range(0, len(view), azure_sdk.PIECE_BYTES):
-        yield view[start : start + azure_sdk.PIECE_BYTES]
+@dataclass(frozen=True, slots=True, repr=False)
+class _Pieces:
+    """A long body for aiohttp, which warns of one of bytes, and copies what is given as a file.
+
+    It can be sent more than once: the SDK itself does that when a token isn't accepted any more.
+    """
+
+    body: bytes
+
+    async def __aiter__(self) -> AsyncIterator[memoryview]:
+        view = memoryview(self.body)
+        for start in range(0, len(view), azure_sdk.PIECE_BYTES):
+            yield view[start : start + azure_sdk.PIECE_BYTES]
 
 
 async def _blocks(data: bytes | AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:

@@ -22,7 +22,7 @@ MAX_RECEIVE = 32
 POLL_MIN_S = 0.1
 POLL_MAX_S = 2.0
 POLL_GROWTH = 1.1
-"""From one pause to the next: each is then a tenth of the time that nothing came."""
+"""From one pause to the next: each is a tenth of the time that nothing came, for who is idle."""
 TURN_S = 1.0
 """The loop turns at least so often while it has room for no more; see `Worker.turned_s`."""
 HAND_BACK_S = 4.0
@@ -72,9 +72,9 @@ class Worker:
                     pauses = _pauses()
                 elif self._idle_too_long():
                     self.stop("the queue is empty")
-                else:
+                elif not self._stopping.is_set():
                     patience = 1 + self.in_hand  # who has work can wait longer for more
-                    await self._stopped_within(min(patience * next(pauses), POLL_MAX_S))
+                    await self._slots.wait(min(patience * next(pauses), POLL_MAX_S))
         finally:
             self.stop("the loop ended")
             await self._drain()
@@ -169,13 +169,6 @@ class Worker:
     def _idle_too_long(self) -> bool:
         limit_s = self._settings.exit_when_idle_s
         return 0 < limit_s <= _now_s() - self._quiet_since_s and not self._slots.busy
-
-    async def _stopped_within(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._stopping.wait()
-        except TimeoutError:
-            return False
 
 
 def _pauses() -> Iterator[float]:

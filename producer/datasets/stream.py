@@ -19,7 +19,7 @@ Labels = npt.NDArray[np.str_]
 Chunk = tuple[StoredRows, Labels | None]
 
 MEASURED_VALUES = 1 << 20
-"""How many values a pass over the data set holds at a time (8 MiB)."""
+"""How many values a pass over the data set holds at a time."""
 
 
 @dataclass(frozen=True, slots=True)

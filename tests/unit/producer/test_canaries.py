@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from producer.canaries import Canaries, CanaryError, data_rows
-from producer.rows import Rows
+from producer.rows import Rows, StoredRows
 from producer.schemes import Encoding, Scores, client_scheme
 from score.schemes import ContainerEvaluator
 from score.schemes.direct import DirectEvaluator
@@ -37,8 +37,12 @@ def honest(body: Rows) -> Scores:
     return scores + RNG.uniform(-NOISE, NOISE, size=scores.shape)
 
 
+def hidden(canaries: Canaries, rows: Rows, *, job: str, input_bound: float) -> Rows:
+    return canaries.hide(StoredRows(rows), job=job, input_bound=input_bound).rows
+
+
 def noticed(canaries: Canaries, rows: Rows, scorer: Scorer, job: str = "000000") -> bool:
-    body = canaries.hide(rows, job=job, input_bound=1.0)
+    body = hidden(canaries, rows, job=job, input_bound=1.0)
     try:
         canaries.reveal(scorer(body), job=job)
     except CanaryError:
@@ -71,7 +75,7 @@ def test_an_honest_scorer_is_never_suspected_and_the_data_come_back(
         "pixels": np.rint(rng.uniform(0, 255, size=(rows, 20))) * bound / 255,
     }[kind]
     canaries = Canaries(KEY, "run-1", copies)
-    body = canaries.hide(data, job="000007", input_bound=bound)
+    body = hidden(canaries, data, job="000007", input_bound=bound)
     assert body.shape == (rows + copies + 1, 20)
     assert np.abs(body).max() <= bound
     scores = body @ WEIGHTS.T
@@ -95,7 +99,7 @@ def test_no_schemes_own_error_looks_like_a_cheat(scheme: str, preset: str, rows:
     )
     key = client_scheme(scheme).generate(preset)
     canaries = Canaries(KEY, "run-1", 3)
-    body = canaries.hide(rows, job="000000", input_bound=1.0)
+    body = hidden(canaries, rows, job="000000", input_bound=1.0)
     request = b"".join(key.encrypt(body, Encoding("runs", 20, 1.0)))
     header, payloads = container.read(request, max_frame_bytes=1 << 20)
     evaluation = evaluator.begin(header)
@@ -110,7 +114,8 @@ def test_without_canaries_nothing_changes() -> None:
     rows = RNG.uniform(-1, 1, size=(4, 20))
     none = Canaries(KEY, "run-1", 0)
     assert none.hidden == 0
-    assert none.hide(rows, job="000000", input_bound=1.0) is rows
+    stored = StoredRows(rows)
+    assert none.hide(stored, job="000000", input_bound=1.0) is stored
     assert none.reveal(rows, job="000000") is rows
 
 
@@ -190,8 +195,8 @@ def test_scores_that_are_no_numbers_are_noticed(value: float) -> None:
 def test_another_jobs_scores_are_noticed() -> None:
     canaries = Canaries(KEY, "run-1", 2)
     first, second = RNG.uniform(-1, 1, size=(2, 30, 20))
-    scores = honest(canaries.hide(first, job="000000", input_bound=1.0))
-    canaries.hide(second, job="000001", input_bound=1.0)
+    scores = honest(hidden(canaries, first, job="000000", input_bound=1.0))
+    hidden(canaries, second, job="000001", input_bound=1.0)
     with pytest.raises(CanaryError, match="hidden copies"):
         canaries.reveal(scores, job="000001")
 
@@ -200,7 +205,7 @@ def test_places_differ_by_key_run_and_job_and_stay_the_same_otherwise() -> None:
     rows = RNG.uniform(-1, 1, size=(50, 20))
 
     def body(key: bytes, run: str, job: str) -> bytes:
-        return Canaries(key, run, 4).hide(rows, job=job, input_bound=1.0).tobytes()
+        return hidden(Canaries(key, run, 4), rows, job=job, input_bound=1.0).tobytes()
 
     told = [
         body(KEY, "run-1", "000000"),
@@ -216,7 +221,7 @@ def test_copies_are_of_different_rows_anywhere_in_the_block() -> None:
     rows = np.arange(30.0)[:, None] / 30
     seen = np.zeros(34, dtype=int)
     for job in range(200):
-        body = Canaries(KEY, "run-1", 3).hide(rows, job=f"{job:06d}", input_bound=1.0)[:, 0]
+        body = hidden(Canaries(KEY, "run-1", 3), rows, job=f"{job:06d}", input_bound=1.0)[:, 0]
         values, counts = np.unique(body, return_counts=True)
         assert sorted(counts)[-4:] == [1, 2, 2, 2]
         seen[np.isin(body, values[counts == 2])] += 1
@@ -226,8 +231,8 @@ def test_copies_are_of_different_rows_anywhere_in_the_block() -> None:
 def test_the_places_of_a_known_key_never_change() -> None:
     """Or a run could not be collected by a later version."""
     rows = np.arange(1, 9.0)[:, None] / 8
-    body = Canaries(bytes(32), "20260101-120000-abcdef", 2).hide(
-        rows, job="000003", input_bound=1.0
+    body = hidden(
+        Canaries(bytes(32), "20260101-120000-abcdef", 2), rows, job="000003", input_bound=1.0
     )
     assert (body[:, 0] * 8).round(3).tolist() == [
         1.0,

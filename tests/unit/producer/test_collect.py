@@ -16,6 +16,7 @@ from producer.collect import Collector
 from producer.judge import hex_digest
 from producer.keypool import KeyPool
 from producer.keys import CANARIES, SIGNING
+from producer.pace import LONGEST_PAUSE_S
 from producer.results import Collected
 from producer.signing import ManifestSigner
 from shared import blobnames, container
@@ -51,6 +52,8 @@ class WatchedStore(FakeStore):
     """Counts what is read and listed; may fail."""
 
     reads: list[str] = field(default_factory=list)
+    manifests: int = 0
+    """How often one was read."""
     listings: list[str] = field(default_factory=list)
     listed: int = 0
     die_at_read: int = 0
@@ -59,6 +62,7 @@ class WatchedStore(FakeStore):
 
     async def read(self, name: str, *, limit: int) -> bytes:
         body = await super().read(name, limit=limit)
+        self.manifests += name.endswith("manifest.json")
         if "/out/" in name:
             self.reads.append(name)
             if self.die_at_read and len(self.reads) >= self.die_at_read:
@@ -300,28 +304,12 @@ async def test_results_come_in_while_the_run_is_being_produced(tmp_path: Path) -
 # --- failures ---------------------------------------------------------------------------------
 
 
-async def fail(world: World, job: str, *, code: str = "feature_count") -> None:
-    record = FailureRecord(
-        run=RUN,
-        job=job,
-        code=code,
-        reason="no",
-        attempts=1,
-        deliveries=1,
-        worker="w",
-        failed_at=START,
-    )
-    await world.store.create(
-        blobnames.failure_blob(RUN, job), record.encode(), content_type="application/json"
-    )
-
-
 async def test_failures_complete_a_run_and_results_count_more(tmp_path: Path) -> None:
     world = World(tmp_path)
     await world.produce(ROWS)
     await world.score(jobs=["000000", "000001"])
-    await fail(world, "000001")
-    await fail(world, "000002")
+    await write_failure(world.store, "000001")
+    await write_failure(world.store, "000002")
     collected = await world.collect()
     assert collected.complete
     assert collected.fault("000001") is None
@@ -483,7 +471,7 @@ def idle_collector(store: FakeStore, folder: Path) -> Collector:
     )
 
 
-async def write_manifest(store: FakeStore, jobs: int) -> Manifest:
+async def write_manifest(store: FakeStore, jobs: int, *, complete: bool = True) -> Manifest:
     entries = [
         {"job": blobnames.job_id(i), "first_row": i, "rows": 1, "sha256": "0" * 64}
         for i in range(jobs)
@@ -494,10 +482,10 @@ async def write_manifest(store: FakeStore, jobs: int) -> Manifest:
             "scheme": "direct",
             "key_id": KEY.key_id,
             "features": FEATURES,
-            "rows": jobs,
+            "rows": jobs if complete else 0,
             "created_at": START,
-            "complete": True,
-            "jobs": entries,
+            "complete": complete,
+            "jobs": entries if complete else [],
         }
     )
     await ManifestSigner(KEY.derive(SIGNING)).write(store, manifest)
@@ -518,13 +506,119 @@ def test_polling_backs_off_while_nothing_comes(tmp_path: Path) -> None:
     run()
 
 
+async def write_failure(store: FakeStore, job: str) -> None:
+    record = FailureRecord(
+        run=RUN,
+        job=job,
+        code="feature_count",
+        reason="no",
+        attempts=1,
+        deliveries=1,
+        worker="w",
+        failed_at=START,
+    )
+    store._put(blobnames.failure_blob(RUN, job), record.encode(), "application/json", {})
+
+
+def put_result(store: FakeStore, job: str) -> None:
+    """Of no use, which is news all the same."""
+    store._put(blobnames.output_blob(RUN, job), b"", "x", {})
+
+
+async def put_results_regularly(store: FakeStore, *, count: int, interval_s: float) -> None:
+    for i in range(count):
+        await asyncio.sleep(interval_s)
+        put_result(store, blobnames.job_id(i))
+
+
+def test_the_end_of_a_run_that_is_still_produced_is_seen_soon(tmp_path: Path) -> None:
+    @virtual_time
+    async def run() -> None:
+        store = WatchedStore()
+        await write_manifest(store, 2, complete=False)
+        collecting = asyncio.create_task(idle_collector(store, tmp_path).collect(deadline_s=100))
+        await put_results_regularly(store, count=2, interval_s=1)
+        await asyncio.sleep(18)
+        await write_manifest(store, 2)
+        assert (await collecting).complete
+        assert now_s() <= 20 + 2 * LONGEST_PAUSE_S
+
+    run()
+
+
+def test_results_after_a_long_wait_are_taken_as_they_come(tmp_path: Path) -> None:
+    @virtual_time
+    async def run() -> None:
+        store = WatchedStore()
+        await write_manifest(store, 100)
+        collecting = asyncio.create_task(idle_collector(store, tmp_path).collect(deadline_s=100))
+        await asyncio.sleep(30)
+        before = len(store.listings)
+        await put_results_regularly(store, count=100, interval_s=0.2)
+        assert len(store.listings) - before > 100
+        assert (await collecting).complete
+        assert now_s() < 51
+
+    run()
+
+
+def test_a_manifest_is_not_read_at_each_look(tmp_path: Path) -> None:
+    @virtual_time
+    async def run() -> None:
+        store = WatchedStore()
+        await write_manifest(store, 500, complete=False)
+        putting = asyncio.create_task(put_results_regularly(store, count=500, interval_s=0.2))
+        await idle_collector(store, tmp_path).collect(deadline_s=60)
+        putting.cancel()
+        assert 30 <= store.manifests <= 75
+
+    run()
+
+
+def test_failures_are_seen_soon_also_while_results_come_in(tmp_path: Path) -> None:
+    @virtual_time
+    async def run() -> None:
+        store = WatchedStore()
+        await write_manifest(store, 100)
+        seen_at: list[float] = []
+
+        def progress(collected: Collected) -> None:
+            if collected.failed:
+                seen_at.append(now_s())
+
+        collector = replace(idle_collector(store, tmp_path), on_progress=progress)
+        collecting = asyncio.create_task(collector.collect(deadline_s=200))
+        putting = asyncio.create_task(put_results_regularly(store, count=99, interval_s=0.3))
+        await asyncio.sleep(20.5)
+        await write_failure(store, "000099")
+        await putting
+        assert (await collecting).complete
+        assert seen_at[0] <= 20.5 + 2 * LONGEST_PAUSE_S
+        assert len([name for name in store.listings if "/failed/" in name]) < 60
+
+    run()
+
+
+def test_the_last_look_is_everywhere(tmp_path: Path) -> None:
+    @virtual_time
+    async def run() -> None:
+        store = WatchedStore()
+        await write_manifest(store, 5_000)
+        collecting = asyncio.create_task(idle_collector(store, tmp_path).collect(deadline_s=8))
+        await asyncio.sleep(5)
+        put_result(store, "004999")
+        assert set((await collecting).rejected) == {"004999"}
+
+    run()
+
+
 @pytest.mark.parametrize("listings_lost", [1, 7])
 def test_a_storage_account_that_is_away_is_waited_for(tmp_path: Path, listings_lost: int) -> None:
     @virtual_time
     async def run() -> None:
         store = WatchedStore(out_for=listings_lost)
         await write_manifest(store, 1)
-        await fail(World(tmp_path, store=store), "000000")
+        await write_failure(store, "000000")
         collected = await idle_collector(store, tmp_path).collect(deadline_s=100)
         assert collected.complete
         assert now_s() < 30

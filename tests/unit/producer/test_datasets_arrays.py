@@ -230,3 +230,12 @@ def test_no_temporary_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     blocks = open_dataset(tmp_path / "d.npz").blocks(2)
     next(blocks)
     assert not list((tmp_path / "scratch").iterdir())
+
+
+@pytest.mark.parametrize("dtype", ["u1", ">i2", "<f4", "<f8"])
+def test_rows_stay_as_narrow_as_they_are_stored(tmp_path: Path, dtype: str) -> None:
+    values = np.arange(6).reshape(3, 2).astype(dtype)
+    np.save(tmp_path / "d.npy", values)
+    block = next(open_dataset(tmp_path / "d.npy", scale=4.0).blocks(2))
+    assert block.stored.values.dtype == values.dtype
+    assert np.array_equal(block.rows, values[:2].astype(np.float64) / 4)

@@ -114,6 +114,26 @@ async def test_parts_wait_in_memory_only_as_many_as_keep_the_processes_at_work(
     assert taken == begun == 10
 
 
+async def test_every_process_has_a_part_to_work_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    processes = 3
+    at_work = asyncio.Barrier(processes)
+
+    async def encrypt(*_: object) -> bytes:
+        await at_work.wait()
+        return b""
+
+    monkeypatch.setattr(KeyPool, "_encrypt", encrypt)
+    key = client_scheme("packed").generate("n2048")
+    features = 2 * processes * PART_FEATURES
+    rows = StoredRows(np.zeros((1, features)))
+    async with (
+        asyncio.timeout(WITHIN_S),
+        KeyPool("packed", key.export_secret(), processes=processes) as pool,
+    ):
+        pieces = pool.encrypt(rows, Encoding("blindscore", features, 1.0))
+        assert len([piece async for piece in pieces]) == 2 * processes
+
+
 async def test_of_blocks_at_once_the_first_is_whole_first() -> None:
     """So that it is scored while the others are still encrypted."""
     key = client_scheme("packed").generate("n2048")

@@ -18,7 +18,7 @@ from producer.output import write
 from producer.parts import Parts
 from producer.report import Gap, Report, gaps
 from producer.results import Collected, Fault, Result
-from producer.rows import Rows
+from producer.rows import Rows, StoredRows
 from producer.schemes import Scores
 from producer.show import show
 from shared.errors import RunError
@@ -37,6 +37,10 @@ class Block:
     first_row: int
     rows: Rows
     labels: Labels | None
+
+    @property
+    def stored(self) -> StoredRows:
+        return StoredRows(self.rows)
 
 
 def block(first_row: int, answers: list[int], actual: list[int]) -> Block:

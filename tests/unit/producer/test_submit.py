@@ -176,7 +176,7 @@ async def test_killed_again_and_again(tmp_path: Path) -> None:
     for _ in range(200):
         assert isinstance(world.store, FusedStore)
         assert isinstance(world.queue, FusedQueue)
-        world.store.fuse = world.queue.fuse = Fuse(7)
+        world.store.fuse = world.queue.fuse = Fuse(8)
         try:
             manifest = await world.produce(ROWS)
         except Killed:
@@ -438,6 +438,12 @@ def test_the_tag_of_rows_needs_the_key_and_tells_every_bit() -> None:
     assert rows_tag(b"key", StoredRows(np.nextafter(ROWS, 2))) != tag
     assert rows_tag(b"key", StoredRows(ROWS, scale=2.0)) != tag
     assert rows_tag(b"key", StoredRows(ROWS.view(np.int64))) != tag
+
+
+@pytest.mark.parametrize("dtype", ["?", "u1", ">i2", ">f4", "<f8", ">f16"])
+def test_rows_of_any_type_have_a_tag(dtype: str) -> None:
+    values = np.ones((2, 3)).astype(dtype)
+    assert rows_tag(b"key", StoredRows(values)) == rows_tag(b"key", StoredRows(values.copy()))
 
 
 async def test_canaries_are_in_the_body_and_the_message_but_not_in_the_manifest(

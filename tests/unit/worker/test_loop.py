@@ -93,6 +93,35 @@ async def test_an_empty_queue_is_looked_at_less_often_while_there_is_work() -> N
 
 
 @virtual_time
+async def test_however_much_work_there_is_the_queue_is_looked_at() -> None:
+    rig = Rig(taking(300), lease_s=1000, min_concurrency=32, max_concurrency=32)
+    await rig.submit(*range(31))
+    stop = asyncio.create_task(_stop_at(rig, 200))
+    await rig.worker.run()
+    await stop
+    assert rig.journal.count("receive") >= 200 / POLL_MAX_S
+
+
+@virtual_time
+async def test_who_has_finished_looks_for_more_at_once() -> None:
+    begun_at: list[float] = []
+
+    async def step(_: ScoreRequest) -> bytes:
+        begun_at.append(now_s())
+        await asyncio.sleep(1)
+        return RESULT
+
+    rig = Rig([step], min_concurrency=32, max_concurrency=32, exit_when_idle_s=5)
+    await rig.submit(*range(30))
+    running = asyncio.create_task(rig.worker.run())
+    await asyncio.sleep(0.5)
+    await rig.submit(30)
+    await running
+    assert len(begun_at) == 31
+    assert begun_at[-1] <= 1.1
+
+
+@virtual_time
 async def test_stopping_interrupts_the_wait_for_messages() -> None:
     rig = Rig()
     stop = asyncio.create_task(_stop_at(rig, 100.0))
