@@ -28,6 +28,9 @@ from shared.linear import LinearModel
 MODEL_HEADER = "X-Blindscore-Model"
 ROWS_HEADER = "X-Blindscore-Rows"
 READ_BUFFER_BYTES = 256 * 1024
+SETTLE_S = 0.1
+"""Before nobody counts as waiting: for requests that were sent before the end and have not been
+read yet. A busy machine is late with them, and one connection's bytes may overtake another's."""
 CLOSE_S = 1.0
 """For the last bytes of answers, and connections that sent nothing."""
 LINGER_S = 10.0
@@ -125,6 +128,7 @@ class Endpoint:
         self._draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
+                await asyncio.sleep(SETTLE_S)
                 await self._idle.wait()
 
     async def score(self, request: web.Request) -> web.Response:

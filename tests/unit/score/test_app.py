@@ -388,6 +388,22 @@ async def test_draining_waits_for_requests_and_closes_their_connections(served: 
     writer.close()
 
 
+async def test_draining_waits_for_requests_that_are_on_their_way(served: Served) -> None:
+    reader, writer = await raw_connection(served)
+    writer.write(b"GET / HTTP/1.1\r\nHost: endpoint\r\n\r\n")
+    await reader.readuntil(b"Healthy")
+    draining = asyncio.create_task(served.endpoint.drain(WITHIN_S))
+    await asyncio.sleep(0)
+    body = json_body()
+    writer.write(head(f"Content-Length: {len(body)}") + body[:5])
+    await until(lambda: served.pool._places == 8)
+    assert not draining.done()
+    writer.write(body[5:])
+    assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+    await draining
+    writer.close()
+
+
 async def test_draining_ends_with_the_grace_period(served: Served) -> None:
     _, writer = await raw_connection(served)
     writer.write(head("Content-Length: 1000"))
