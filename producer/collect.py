@@ -16,7 +16,7 @@ from pathlib import Path
 
 from producer.judge import Judge
 from producer.keypool import KeyPool
-from producer.pace import SHORTEST_PAUSE_S, Look, Pace
+from producer.pace import Look, Pace
 from producer.parts import Parts
 from producer.patience import patiently
 from producer.results import Collected
@@ -70,8 +70,7 @@ class Collector:
             self.on_progress(collected)
             if collected.complete or last:
                 return collected
-            next_at = now + pace.pause_s(now, news=news)
-            pause_s = max(next_at - clock(), SHORTEST_PAUSE_S)
+            pause_s = pace.pause_s(now, clock(), news=news)
             await asyncio.sleep(min(pause_s, max(0.0, give_up_at - clock())))
 
     async def _look(self, collected: Collected, look: Look) -> bool:

@@ -50,13 +50,13 @@ class Pace:
         if look >= Look.SWEEP:
             self._sweep_s = now_s + SWEEP_S
 
-    def pause_s(self, now_s: float, *, news: bool) -> float:
-        """From a look that began at this time to the next one."""
+    def pause_s(self, began_s: float, ended_s: float, *, news: bool) -> float:
+        """How long to wait after a look: pauses are counted from one's beginning to the next's."""
         if news:
-            interval_s = 0.0 if self._news_s is None else now_s - self._news_s
+            interval_s = 0.0 if self._news_s is None else began_s - self._news_s
             self._pause_s = max(interval_s / LOOKS_A_NEWS, SHORTEST_PAUSE_S)
-            self._news_s = now_s
+            self._news_s = began_s
         else:
             self._pause_s *= PAUSE_GROWTH
         self._pause_s = min(self._pause_s, LONGEST_PAUSE_S)
-        return self._pause_s
+        return max(self._pause_s - (ended_s - began_s), SHORTEST_PAUSE_S)

@@ -492,18 +492,15 @@ async def write_manifest(store: FakeStore, jobs: int, *, complete: bool = True) 
     return manifest
 
 
-def test_polling_backs_off_while_nothing_comes(tmp_path: Path) -> None:
-    @virtual_time
-    async def run() -> None:
-        store = WatchedStore()
-        await write_manifest(store, 3)
-        collected = await idle_collector(store, tmp_path).collect(deadline_s=100)
-        assert len(collected.missing) == 3
-        assert now_s() == pytest.approx(100)
-        polls = len([name for name in store.listings if "/out/" in name])
-        assert 60 < polls < 100
-
-    run()
+@virtual_time
+async def test_polling_backs_off_while_nothing_comes(tmp_path: Path) -> None:
+    store = WatchedStore()
+    await write_manifest(store, 3)
+    collected = await idle_collector(store, tmp_path).collect(deadline_s=100)
+    assert len(collected.missing) == 3
+    assert now_s() == pytest.approx(100)
+    polls = len([name for name in store.listings if "/out/" in name])
+    assert 60 < polls < 100
 
 
 async def write_failure(store: FakeStore, job: str) -> None:
@@ -531,111 +528,92 @@ async def put_results_regularly(store: FakeStore, *, count: int, interval_s: flo
         put_result(store, blobnames.job_id(i))
 
 
-def test_the_end_of_a_run_that_is_still_produced_is_seen_soon(tmp_path: Path) -> None:
-    @virtual_time
-    async def run() -> None:
-        store = WatchedStore()
-        await write_manifest(store, 2, complete=False)
-        collecting = asyncio.create_task(idle_collector(store, tmp_path).collect(deadline_s=100))
-        await put_results_regularly(store, count=2, interval_s=1)
-        await asyncio.sleep(18)
-        await write_manifest(store, 2)
-        assert (await collecting).complete
-        assert now_s() <= 20 + 2 * LONGEST_PAUSE_S
-
-    run()
+@virtual_time
+async def test_the_end_of_a_run_that_is_still_produced_is_seen_soon(tmp_path: Path) -> None:
+    store = WatchedStore()
+    await write_manifest(store, 2, complete=False)
+    collecting = asyncio.create_task(idle_collector(store, tmp_path).collect(deadline_s=100))
+    await put_results_regularly(store, count=2, interval_s=1)
+    await asyncio.sleep(18)
+    await write_manifest(store, 2)
+    assert (await collecting).complete
+    assert now_s() <= 20 + 2 * LONGEST_PAUSE_S
 
 
-def test_results_after_a_long_wait_are_taken_as_they_come(tmp_path: Path) -> None:
-    @virtual_time
-    async def run() -> None:
-        store = WatchedStore()
-        await write_manifest(store, 100)
-        collecting = asyncio.create_task(idle_collector(store, tmp_path).collect(deadline_s=100))
-        await asyncio.sleep(30)
-        before = len(store.listings)
-        await put_results_regularly(store, count=100, interval_s=0.2)
-        assert len(store.listings) - before > 100
-        assert (await collecting).complete
-        assert now_s() < 51
-
-    run()
+@virtual_time
+async def test_results_after_a_long_wait_are_taken_as_they_come(tmp_path: Path) -> None:
+    store = WatchedStore()
+    await write_manifest(store, 100)
+    collecting = asyncio.create_task(idle_collector(store, tmp_path).collect(deadline_s=100))
+    await asyncio.sleep(30)
+    before = len(store.listings)
+    await put_results_regularly(store, count=100, interval_s=0.2)
+    assert len(store.listings) - before > 100
+    assert (await collecting).complete
+    assert now_s() < 51
 
 
-def test_a_manifest_is_not_read_at_each_look(tmp_path: Path) -> None:
-    @virtual_time
-    async def run() -> None:
-        store = WatchedStore()
-        await write_manifest(store, 500, complete=False)
-        putting = asyncio.create_task(put_results_regularly(store, count=500, interval_s=0.2))
-        await idle_collector(store, tmp_path).collect(deadline_s=60)
-        putting.cancel()
-        assert 30 <= store.manifests <= 75
-
-    run()
+@virtual_time
+async def test_a_manifest_is_not_read_at_each_look(tmp_path: Path) -> None:
+    store = WatchedStore()
+    await write_manifest(store, 500, complete=False)
+    putting = asyncio.create_task(put_results_regularly(store, count=500, interval_s=0.2))
+    await idle_collector(store, tmp_path).collect(deadline_s=60)
+    putting.cancel()
+    assert 30 <= store.manifests <= 75
 
 
-def test_failures_are_seen_soon_also_while_results_come_in(tmp_path: Path) -> None:
-    @virtual_time
-    async def run() -> None:
-        store = WatchedStore()
-        await write_manifest(store, 100)
-        seen_at: list[float] = []
+@virtual_time
+async def test_failures_are_seen_soon_also_while_results_come_in(tmp_path: Path) -> None:
+    store = WatchedStore()
+    await write_manifest(store, 100)
+    seen_at: list[float] = []
 
-        def progress(collected: Collected) -> None:
-            if collected.failed:
-                seen_at.append(now_s())
+    def progress(collected: Collected) -> None:
+        if collected.failed:
+            seen_at.append(now_s())
 
-        collector = replace(idle_collector(store, tmp_path), on_progress=progress)
-        collecting = asyncio.create_task(collector.collect(deadline_s=200))
-        putting = asyncio.create_task(put_results_regularly(store, count=99, interval_s=0.3))
-        await asyncio.sleep(20.5)
-        await write_failure(store, "000099")
-        await putting
-        assert (await collecting).complete
-        assert seen_at[0] <= 20.5 + 2 * LONGEST_PAUSE_S
-        assert len([name for name in store.listings if "/failed/" in name]) < 60
-
-    run()
+    collector = replace(idle_collector(store, tmp_path), on_progress=progress)
+    collecting = asyncio.create_task(collector.collect(deadline_s=200))
+    putting = asyncio.create_task(put_results_regularly(store, count=99, interval_s=0.3))
+    await asyncio.sleep(20.5)
+    await write_failure(store, "000099")
+    await putting
+    assert (await collecting).complete
+    assert seen_at[0] <= 20.5 + 2 * LONGEST_PAUSE_S
+    assert len([name for name in store.listings if "/failed/" in name]) < 60
 
 
-def test_the_last_look_is_everywhere(tmp_path: Path) -> None:
-    @virtual_time
-    async def run() -> None:
-        store = WatchedStore()
-        await write_manifest(store, 5_000)
-        collecting = asyncio.create_task(idle_collector(store, tmp_path).collect(deadline_s=8))
-        await asyncio.sleep(5)
-        put_result(store, "004999")
-        assert set((await collecting).rejected) == {"004999"}
-
-    run()
+@virtual_time
+async def test_the_last_look_is_everywhere(tmp_path: Path) -> None:
+    store = WatchedStore()
+    await write_manifest(store, 5_000)
+    collecting = asyncio.create_task(idle_collector(store, tmp_path).collect(deadline_s=8))
+    await asyncio.sleep(5)
+    put_result(store, "004999")
+    assert set((await collecting).rejected) == {"004999"}
 
 
 @pytest.mark.parametrize("listings_lost", [1, 7])
-def test_a_storage_account_that_is_away_is_waited_for(tmp_path: Path, listings_lost: int) -> None:
-    @virtual_time
-    async def run() -> None:
-        store = WatchedStore(out_for=listings_lost)
-        await write_manifest(store, 1)
-        await write_failure(store, "000000")
-        collected = await idle_collector(store, tmp_path).collect(deadline_s=100)
-        assert collected.complete
-        assert now_s() < 30
+@virtual_time
+async def test_a_storage_account_that_is_away_is_waited_for(
+    tmp_path: Path, listings_lost: int
+) -> None:
+    store = WatchedStore(out_for=listings_lost)
+    await write_manifest(store, 1)
+    await write_failure(store, "000000")
+    collected = await idle_collector(store, tmp_path).collect(deadline_s=100)
+    assert collected.complete
+    assert now_s() < 30
 
-    run()
 
-
-def test_a_storage_account_that_stays_away_is_told_at_the_deadline(tmp_path: Path) -> None:
-    @virtual_time
-    async def run() -> None:
-        store = WatchedStore(out_for=10**6)
-        await write_manifest(store, 1)
-        with pytest.raises(StorageUnavailable):
-            await idle_collector(store, tmp_path).collect(deadline_s=100)
-        assert now_s() == pytest.approx(100)
-
-    run()
+@virtual_time
+async def test_a_storage_account_that_stays_away_is_told_at_the_deadline(tmp_path: Path) -> None:
+    store = WatchedStore(out_for=10**6)
+    await write_manifest(store, 1)
+    with pytest.raises(StorageUnavailable):
+        await idle_collector(store, tmp_path).collect(deadline_s=100)
+    assert now_s() == pytest.approx(100)
 
 
 async def test_a_large_run_is_not_listed_again_and_again(

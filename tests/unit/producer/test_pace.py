@@ -24,7 +24,7 @@ def collect(arrivals_s: list[float], *, until_s: float) -> tuple[list[float], Co
         there = bisect_right(arrivals_s, now_s)
         late_s += [now_s - arrived_s for arrived_s in arrivals_s[seen:there]]
         news, seen = there > seen, there
-        now_s += pace.pause_s(START_S + now_s, news=news)
+        now_s += pace.pause_s(START_S + now_s, START_S + now_s, news=news)
     return late_s, looks
 
 
@@ -66,3 +66,10 @@ def test_what_was_not_answered_is_due_still() -> None:
     pace.looked(Look.REST, START_S + 2)
     assert pace.due(START_S + 2.5) == Look.RESULTS
     assert pace.due(START_S + 1 + SWEEP_S) == Look.SWEEP
+
+
+def test_a_long_look_is_part_of_the_pause() -> None:
+    pace = Pace(START_S)
+    pace.pause_s(START_S, START_S, news=True)
+    assert pace.pause_s(START_S + 6, START_S + 7, news=True) == pytest.approx(0.5)
+    assert pace.pause_s(START_S + 12, START_S + 15, news=True) == pytest.approx(0.1)
