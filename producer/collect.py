@@ -77,7 +77,8 @@ class Collector:
         """Take in what is new; whether anything was.
 
         Listings are of a hundred jobs each. Jobs are done about in their order, so a look ends
-        with the first listing that is empty, unless it is a sweep.
+        with the first listing that is empty, unless it is a sweep; one for results only, with the
+        first that isn't half full.
         """
         if look >= Look.REST and not collected.manifest.complete:
             collected.update(await self.signer.read(self.store, self.run))
@@ -89,6 +90,8 @@ class Collector:
             )
             news += new
             if not listed and not (look >= Look.SWEEP and collected.manifest.complete):
+                break
+            if look < Look.REST and listed < JOBS_A_LISTING // 2:
                 break
         if look >= Look.REST:
             _, new = await self._each(

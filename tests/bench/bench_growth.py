@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ CHUNK = 50_000
 
 
 def run(rows: tuple[int, ...] = ROWS) -> dict[str, float]:
-    """Print the table; returns rows a second by number of rows."""
+    """Print the table; returns rows a second by number of rows, stolen time aside."""
     with tempfile.TemporaryDirectory(prefix="blindscore-bench-") as scratch:
         model = write_model(Path(scratch) / "model.npz")
         runs = []
@@ -30,7 +31,15 @@ def run(rows: tuple[int, ...] = ROWS) -> dict[str, float]:
             runs.append(through(Path(scratch) / str(count), data, model, scale=1.0))
             data.unlink()
     show(runs)
-    return {f"growth.rows_per_s_{done.rows}": done.rows / done.wall_s for done in runs}
+    figures = {f"growth.rows_per_s_{done.rows}": done.rows / done.own_s for done in runs}
+    for less, more in pairwise(runs):
+        figures[f"growth.more_rows_per_s_{more.rows}"] = _rate_of_more(less, more)
+    return figures
+
+
+def _rate_of_more(less: Run, more: Run) -> float:
+    """Rows a second of those that the larger run has more: without what any run takes."""
+    return (more.rows - less.rows) / (more.own_s - less.own_s)
 
 
 def write_model(path: Path) -> Path:
@@ -54,17 +63,20 @@ def write_rows(path: Path, count: int) -> Path:
 def show(runs: list[Run]) -> None:
     """Print rows a second and each part's peak memory."""
     table = Table(title="growth: packed, 64 features, 10 classes", title_justify="left")
-    for heading in ("rows", "wall s", "rows/s", "rows/s while jobs run", "mismatches"):
+    rates = ("rows/s", "rows/s of the rows more", "rows/s while jobs run")
+    for heading in ("rows", "wall s", "stolen", *rates, "mismatches"):
         table.add_column(heading, justify="right")
     parts = sorted({part for done in runs for part in done.usage})
     for part in parts:
         table.add_column(f"{part}, peak MiB", justify="right")
-    for done in runs:
+    for less, done in zip((None, *runs), runs, strict=False):
         agreement = done.report.agreement
         table.add_row(
             f"{done.rows:,}",
             f"{done.wall_s:.1f}",
-            f"{done.rows / done.wall_s:,.0f}",
+            f"{done.stolen_s / done.wall_s:.0%}",
+            f"{done.rows / done.own_s:,.0f}",
+            f"{_rate_of_more(less, done):,.0f}" if less else "",
             f"{done.report.rows_per_s:,.0f}",
             str(agreement.mismatches) if agreement else "",
             *(f"{done.usage.get(part, Usage()).peak_mb:,.0f}" for part in parts),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -16,7 +17,7 @@ from producer.collect import Collector
 from producer.judge import hex_digest
 from producer.keypool import KeyPool
 from producer.keys import CANARIES, SIGNING
-from producer.pace import LONGEST_PAUSE_S
+from producer.pace import LONGEST_PAUSE_S, REST_S
 from producer.results import Collected
 from producer.signing import ManifestSigner
 from shared import blobnames, container
@@ -551,6 +552,38 @@ async def test_results_after_a_long_wait_are_taken_as_they_come(tmp_path: Path) 
     assert len(store.listings) - before > 100
     assert (await collecting).complete
     assert now_s() < 51
+
+
+@virtual_time
+async def test_results_are_looked_for_where_the_next_ones_are_due(tmp_path: Path) -> None:
+    store = WatchedStore()
+    await write_manifest(store, 300)
+    collecting = asyncio.create_task(idle_collector(store, tmp_path).collect(deadline_s=100))
+    await put_results_regularly(store, count=40, interval_s=0.5)
+    listings = Counter(name.rpartition("/")[2] for name in store.listings if "/out/" in name)
+    assert listings["0000"] > 2 * listings["0001"]
+    await put_results_regularly(store, count=300, interval_s=0.1)
+    assert (await collecting).complete
+    assert now_s() < 51
+
+
+@virtual_time
+async def test_results_out_of_order_are_taken_too(tmp_path: Path) -> None:
+    store = WatchedStore()
+    await write_manifest(store, 300)
+    rejected_at: dict[str, float] = {}
+
+    def progress(collected: Collected) -> None:
+        for job in collected.rejected:
+            rejected_at.setdefault(job, now_s())
+
+    collector = replace(idle_collector(store, tmp_path), on_progress=progress)
+    collecting = asyncio.create_task(collector.collect(deadline_s=30))
+    putting = asyncio.create_task(put_results_regularly(store, count=40, interval_s=0.3))
+    await asyncio.sleep(5.1)
+    put_result(store, "000150")
+    await asyncio.gather(putting, collecting)
+    assert rejected_at["000150"] <= 5.1 + 2 * REST_S
 
 
 @virtual_time
