@@ -19,8 +19,8 @@ ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = (  # the same for everyone, and documented: it protects nothing
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 )
-NODE_OPTIONS = ("--external-memory-accounted-in-global-limit",)
-"""Else it looks for garbage whenever some bodies have passed: a third of its work on long blobs."""
+NODE_OPTIONS = ("--external-memory-accounted-in-global-limit", "--initial-heap-size=256")
+"""Else it looks for garbage whenever some bodies have passed: half of its work on long blobs."""
 START_S = 30.0
 STOP_S = 15.0
 POLL_S = 0.05
