@@ -32,9 +32,6 @@ PACKED_CLASS_MS = 1.9
 EI_CIPHERTEXT_MS = 21.0
 """To encrypt one, which is all that is asked of it here."""
 
-DIRECT_DECRYPT_MS = 0.5
-"""To decrypt a row's scores in `direct`. In `packed` it is a thousandth of a millisecond."""
-
 START_MS = 600.0
 """Two processes take half of that to start, and then leave half of the work."""
 
@@ -93,7 +90,7 @@ def packed_cost_ms(rows: int, features: int, classes: int) -> float:
     return -(-rows // PACKED_ROWS) * block_ms
 
 
-def little_to_encrypt(scheme: str, *, rows: int | None, features: int) -> bool:
+def is_little(scheme: str, *, rows: int | None, features: int) -> bool:
     """Whether so many rows (None: unknown) are encrypted before processes for it have started."""
     if rows is None:
         return False
@@ -105,21 +102,6 @@ def little_to_encrypt(scheme: str, *, rows: int | None, features: int) -> bool:
         case _:
             work_ms = rows * -(-features // ei.SLOTS) * EI_CIPHERTEXT_MS
     return work_ms < START_MS
-
-
-def little_to_decrypt(scheme: str, *, rows: int | None) -> bool:
-    """Whether scores of so many rows (None: unknown) need no processes to be decrypted in.
-
-    Those of `ei` always do: they are SEAL's own objects, written by others, and what breaks while
-    it reads one shall be a process of the pool.
-    """
-    match scheme:
-        case "packed":
-            return True
-        case "direct":
-            return rows is not None and rows * DIRECT_DECRYPT_MS < START_MS
-        case _:
-            return False
 
 
 def offered_schemes(offer: Offer | None) -> frozenset[str]:

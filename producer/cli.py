@@ -10,7 +10,7 @@ from rich.console import Console
 from producer import options
 from producer.backlog import DEFAULT_LIMIT, Backlog
 from producer.canaries import Canaries, data_rows
-from producer.choose import AUTO, choose, little_to_encrypt, offered_schemes
+from producer.choose import AUTO, choose, is_little, offered_schemes
 from producer.datasets import Dataset, open_dataset, reopen
 from producer.keylife import require_published
 from producer.keypool import KeyPool
@@ -211,12 +211,12 @@ async def _submit(
 ) -> None:
     secret = key_file.secret_bytes()
     workers = options.process_count(processes)
-    little = little_to_encrypt(record.scheme, rows=source.rows, features=record.features)
+    little = is_little(record.scheme, rows=source.rows, features=record.features)
     with RowProgress("encrypting", total=source.rows) as progress, folder.journal() as journal:
         async with (
             open_storage(settings) as storage,
             KeyPool(
-                record.scheme, secret, processes=options.process_count(processes, little=little)
+                record.scheme, secret, processes=0 if little and processes < 0 else workers
             ) as pool,
         ):
             submission = Submission(

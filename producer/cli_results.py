@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 
 from producer import disclosure, options, output, resultfolder, show
-from producer.choose import little_to_decrypt
 from producer.collect import Collector
 from producer.datasets import Block, reopen
 from producer.disclosure import Disclosure
@@ -168,11 +167,11 @@ async def _collect(
     async with open_store(settings) as store:
         manifest = await read_unverified(store, run)
         secret = key_file.secret_bytes()
-        rows = manifest.rows if manifest.complete else None
-        little = little_to_decrypt(key_file.scheme, rows=rows)
-        workers = options.process_count(processes, little=little)
+        workers = options.process_count(processes)
         with RowProgress("collecting", total=manifest.rows or None) as progress:
-            async with KeyPool(key_file.scheme, secret, processes=workers) as pool:
+            async with KeyPool(
+                key_file.scheme, secret, processes=workers, when_worth_it=True
+            ) as pool:
                 collector = Collector(
                     run=run,
                     store=store,
@@ -181,7 +180,7 @@ async def _collect(
                     canary_key=key_file.derive(CANARIES),
                     folder=folder,
                     max_result_bytes=MAX_RESULT_MB << 20,
-                    in_flight=options.process_count(processes) + 1,
+                    in_flight=workers + 1,
                     on_progress=lambda c: progress.set(
                         c.rows_scored, total=c.manifest.rows if c.manifest.complete else None
                     ),

@@ -77,21 +77,18 @@ class Collector:
         """Take in what is new; whether anything was.
 
         Listings are of a hundred jobs each. Jobs are done about in their order, so a look ends
-        with the first listing that is empty, unless it is a sweep; one for results only, with the
-        first that isn't half full.
+        with the first listing that is empty, unless it is a sweep.
         """
         if look >= Look.REST and not collected.manifest.complete:
             collected.update(await self.signer.read(self.store, self.run))
         judge = Judge(collected, self.store, self.pool, self.canary_key, self.max_result_bytes)
         news = 0
-        for prefix in _prefixes(collected):
+        for prefix in _prefixes(collected, look):
             listed, new = await self._each(
                 prefix, blobnames.output_blob, collected, collected.wants_result, judge.take_result
             )
             news += new
             if not listed and not (look >= Look.SWEEP and collected.manifest.complete):
-                break
-            if look < Look.REST and listed < JOBS_A_LISTING // 2:
                 break
         if look >= Look.REST:
             _, new = await self._each(
@@ -141,10 +138,11 @@ class Collector:
         return listed, new
 
 
-def _prefixes(collected: Collected) -> Iterator[str]:
+def _prefixes(collected: Collected, look: Look) -> Iterator[str]:
     """Where results of jobs that aren't settled would be, a hundred jobs each, in order.
 
-    While the run is being produced nobody knows how many there will be, so this has no end.
+    While the run is being produced nobody knows how many there will be, so this has no end. Where
+    the next ones are due is in all of them up to the first that isn't half settled.
     """
     settled = {*collected.results, *collected.rejected, *collected.failed}
     done = Counter(map(_listing_of, settled))
@@ -153,6 +151,8 @@ def _prefixes(collected: Collected) -> Iterator[str]:
     for listing in sorted(due) if complete else itertools.count():
         if done[listing] < (due[listing] if complete else JOBS_A_LISTING):
             yield blobnames.output_blob(collected.manifest.run, f"{listing:04d}")
+            if look < Look.REST and done[listing] < JOBS_A_LISTING // 2:
+                return
 
 
 def _listing_of(job: str) -> int:

@@ -3,7 +3,7 @@
 SEAL's Python binding holds the GIL, so the work is done in processes of our own; each gets the
 secret once, through the pipe that starts it, and ends when its parent does, however that ends.
 With no processes it is done in a thread, which saves the time it takes to start them when there is
-little to do.
+little to do. How much there is to decrypt is not known beforehand: that begins in a thread.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -32,36 +33,52 @@ T = TypeVar("T")
 PARTS_AHEAD = 2
 """Of a block, besides one for each process; as many wait for a process, of all blocks."""
 
+START_S = 0.5
+"""What it takes to start processes: so long is decrypted without them, where they can wait."""
+
 _HAS_FORKSERVER = "forkserver" in multiprocessing.get_all_start_methods()
 
 _key: ClientKey | BlindscoreError | None = None
 
 
 class KeyPool:
-    """One secret key, usable concurrently. An async context manager."""
+    """One secret key, usable concurrently. An async context manager.
 
-    def __init__(self, scheme: str, secret: bytes, *, processes: int) -> None:
+    With `when_worth_it`, processes are started only when decrypting has taken a thread as long as
+    that takes (the ski rental problem's deterministic strategy: at most twice what knowing the
+    future would cost). Not so for a scheme whose results may end the process that reads them.
+    """
+
+    def __init__(
+        self, scheme: str, secret: bytes, *, processes: int, when_worth_it: bool = False
+    ) -> None:
         self.processes = processes
         self._secret = (scheme, secret)
-        self._executor = self._start(processes)
+        self._thread = ThreadPoolExecutor(1)
+        self._threaded_s = 0.0
+        self._executor: Executor = self._start(processes) if processes else self._thread
         self._starting: asyncio.Task[None] | None = None
         self._quarantine = asyncio.Lock()
         self._blocks = count()
         self._turns = Turns(processes + PARTS_AHEAD)
-        self._local = None if processes else client_scheme(scheme).load(secret)
+        client = client_scheme(scheme)
+        self._waits = when_worth_it and not client.reads_foreign_objects
+        self._local = client.load(secret) if self._waits or not processes else None
 
     def __repr__(self) -> str:
         return f"KeyPool(processes={self.processes})"
 
     async def __aenter__(self) -> Self:
         """Processes start now, while the first rows are read or the first results awaited."""
-        self._starting = asyncio.create_task(self._start_all())
+        if not self._waits:
+            self._starting = asyncio.create_task(self._start_all())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         if self._starting is not None:
             await asyncio.gather(self._starting, return_exceptions=True)  # work has told of it
-        await asyncio.to_thread(self._executor.shutdown, cancel_futures=True)
+        for executor in (self._thread, self._executor):
+            await asyncio.to_thread(executor.shutdown, cancel_futures=True)
 
     async def _start_all(self) -> None:
         for _ in range(self.processes):
@@ -98,8 +115,8 @@ class KeyPool:
             await asyncio.gather(*ahead, return_exceptions=True)
 
     async def _encrypt(self, rows: StoredRows, part: Encoding) -> bytes:
-        if self._local is not None:
-            return await self._run(_encrypt_with, self._local, rows, part)
+        if self._local is not None and not self.processes:
+            return await self._in_thread(_encrypt_with, self._local, rows, part)
         try:
             return await self._run(_encrypt, rows, part)
         except BrokenProcessPool as error:
@@ -110,10 +127,10 @@ class KeyPool:
     async def decrypt(self, body: bytes, *, rows: int) -> Scores:
         """The scores in one response body. Raises `CiphertextError`, `MalformedRequest`.
 
-        Bytes that end the process which decrypts them are a `CiphertextError` too.
+        Bytes that end one of the processes are a `CiphertextError` too.
         """
-        if self._local is not None:
-            return await self._run(_decrypt_with, self._local, body, rows)
+        if self._local is not None and not (self.processes and self._threaded_s >= START_S):
+            return await self._in_thread(_decrypt_with, self._local, body, rows)
         try:
             return await self._run(_decrypt, body, rows)
         except BrokenProcessPool:
@@ -130,6 +147,16 @@ class KeyPool:
             finally:
                 await asyncio.to_thread(executor.shutdown)
 
+    async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
+        def timed() -> T:
+            began_s = time.monotonic()
+            try:
+                return function(*args)
+            finally:
+                self._threaded_s += time.monotonic() - began_s
+
+        return await asyncio.wrap_future(self._thread.submit(timed))
+
     async def _run(self, function: Callable[..., T], *args: object) -> T:
         """Raises `BrokenProcessPool`; the next call finds a new pool."""
         executor = self._executor
@@ -142,8 +169,6 @@ class KeyPool:
 
     def _start(self, processes: int) -> Executor:
         """Cheap: processes are started when there is work for them."""
-        if processes == 0:
-            return ThreadPoolExecutor(1)
         return ProcessPoolExecutor(
             processes,
             mp_context=_context(self._secret[0]),

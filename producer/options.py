@@ -65,7 +65,7 @@ Processes = Annotated[
     option(
         "--processes",
         "Processes to encrypt or decrypt in; 0 works in this one. "
-        "Default: one a core, or none for little work.",
+        "Default: one a core, or none for little work (except to decrypt `ei`).",
         min=-1,
         show_default=False,
     ),
@@ -149,11 +149,8 @@ def only_flag(context: typer.Context, *names: str) -> str | None:
     return given[0] if given else None
 
 
-def process_count(processes: int, *, little: bool = False) -> int:
-    """As many as were asked for; else one a core, or none for little work."""
-    if processes >= 0:
-        return processes
-    return 0 if little else os.cpu_count() or 1
+def process_count(processes: int) -> int:
+    return processes if processes >= 0 else os.cpu_count() or 1
 
 
 def endpoint_token() -> str:

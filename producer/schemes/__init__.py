@@ -72,6 +72,9 @@ class ClientScheme(Protocol):
     name: str
     content_type: str
     """Of the request bodies that its keys' `encrypt` makes."""
+    reads_foreign_objects: bool
+    """Whether results are serialised objects of a native library, as others wrote them: one may
+    end the process that reads it."""
 
     def rows_per_job(self, preset: str = "", /) -> int:
         """In one job of a key of this preset, unless its owner wants something else."""

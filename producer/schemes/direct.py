@@ -99,6 +99,7 @@ class DirectKey:
         """
         header, payloads = container.read(body, max_frame_bytes=self._max_result_bytes)
         classes, scale = self._check_response(header, rows=rows)
+        self._require_whole(payloads, rows=rows)
         layout = Layout(self._ring.degree, header.features)
         groups = layout.groups(rows)
         if len(payloads) != sum(layout.products(group, classes) for group in groups):
@@ -153,6 +154,14 @@ class DirectKey:
             preset, features=header.features, input_bound=input_bound, weight_bits=bits
         )
 
+    def _require_whole(self, payloads: list[bytes], *, rows: int) -> None:
+        """That so many rows have results of some size, before there is room for their scores."""
+        if rows > len(payloads) * self._ring.degree:
+            raise MalformedRequest(f"{len(payloads)} results are too few for {rows} rows")
+        least = min(map(len, payloads))
+        if least <= self._ring.degree * self.preset.result_bytes:
+            raise CiphertextError(f"a result has {least} bytes, which its shape forbids")
+
     def _open(self, payload: bytes, wanted: Positions) -> Integers:
         """The integers at the coefficients `wanted` of a result."""
         if len(payload) != (len(wanted) + self._ring.degree) * self.preset.result_bytes:
@@ -178,6 +187,7 @@ class DirectScheme:
 
     name = direct.SCHEME
     content_type = CONTENT_TYPE
+    reads_foreign_objects = False
 
     def rows_per_job(self, _preset: str = "", /) -> int:
         """With 784 features and 10 classes: some 250 KB of ciphertexts up, 1.8 MB of results."""

@@ -206,6 +206,7 @@ class EiScheme:
 
     name = "ei"
     content_type = "application/json"
+    reads_foreign_objects = True
 
     def __init__(self, client: Callable[[bytes], Client] = NativeClient) -> None:
         self._client = client

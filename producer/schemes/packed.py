@@ -116,15 +116,18 @@ class PackedKey:
 
         Raises `MalformedRequest`, `BodyTooLarge`, `CiphertextError`.
         """
+        if rows > self._ring.degree:
+            raise CiphertextError(f"{rows} rows don't fit preset {self.preset.name} of packed")
         frame_bytes = (rows + self._ring.degree) * self.preset.result_bytes
         header, payloads = container.read(body, max_frame_bytes=frame_bytes)
         unit = self._check_response(header, rows=rows)
-        scores = np.empty((rows, header.frames))
-        for k, payload in enumerate(payloads):
+        for payload in payloads:  # before there is room for what they only promise
             if len(payload) != frame_bytes:
                 raise CiphertextError(
                     f"a result has {len(payload)} bytes, {frame_bytes} are needed"
                 )
+        scores = np.empty((rows, header.frames))
+        for k, payload in enumerate(payloads):
             words = bfv.unpack(self._ring, payload, what="a result")
             polynomials = np.zeros((2, self._ring.degree), dtype=np.uint64)
             polynomials[0, :rows] = words[:rows]
@@ -183,6 +186,7 @@ class PackedScheme:
 
     name = packed.SCHEME
     content_type = CONTENT_TYPE
+    reads_foreign_objects = False
 
     def rows_per_job(self, preset: str = "", /) -> int:
         """As many as a ciphertext has coefficients."""

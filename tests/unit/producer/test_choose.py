@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from producer.choose import (
-    choose,
-    direct_cost_ms,
-    little_to_decrypt,
-    little_to_encrypt,
-    packed_cost_ms,
-)
+from producer.choose import choose, direct_cost_ms, is_little, packed_cost_ms
 from shared.errors import UsageError
 
 ALL = frozenset({"ei", "direct", "packed"})
@@ -55,19 +49,7 @@ def test_the_choice_says_why() -> None:
 def test_little_work_is_done_before_processes_have_started(
     scheme: str, features: int, little: int, much: int
 ) -> None:
-    assert little_to_encrypt(scheme, rows=little, features=features)
-    assert not little_to_encrypt(scheme, rows=much, features=features)
-    assert not little_to_encrypt(scheme, rows=None, features=features)
-    assert not little_to_encrypt(scheme, rows=little, features=100 * features * 784)
-
-
-def test_processes_decrypt_what_takes_longer_than_they_take_to_start() -> None:
-    assert little_to_decrypt("packed", rows=None)
-    assert little_to_decrypt("packed", rows=1_000_000)
-    assert little_to_decrypt("direct", rows=100)
-    assert not little_to_decrypt("direct", rows=100_000)
-    assert not little_to_decrypt("direct", rows=None)
-
-
-def test_what_others_wrote_as_seal_objects_is_always_read_in_a_process() -> None:
-    assert not little_to_decrypt("ei", rows=1)
+    assert is_little(scheme, rows=little, features=features)
+    assert not is_little(scheme, rows=much, features=features)
+    assert not is_little(scheme, rows=None, features=features)
+    assert not is_little(scheme, rows=little, features=100 * features * 784)

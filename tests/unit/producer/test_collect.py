@@ -568,6 +568,32 @@ async def test_results_are_looked_for_where_the_next_ones_are_due(tmp_path: Path
 
 
 @virtual_time
+async def test_results_behind_a_straggler_are_taken_as_they_come(tmp_path: Path) -> None:
+    """And behind many failures."""
+    store = WatchedStore()
+    await write_manifest(store, 200)
+    late_s: list[float] = []
+
+    def progress(collected: Collected) -> None:
+        seen = [job for job in collected.rejected if int(job) >= 100]
+        late_s.extend(now_s() - 0.5 * (int(job) - 99) for job in seen[len(late_s) :])
+
+    for i in range(60):
+        await write_failure(store, blobnames.job_id(i))
+    for i in range(60, 99):
+        put_result(store, blobnames.job_id(i))
+    collector = replace(idle_collector(store, tmp_path), on_progress=progress)
+    collecting = asyncio.create_task(collector.collect(deadline_s=100))
+    for i in range(100, 200):
+        await asyncio.sleep(0.5)
+        put_result(store, blobnames.job_id(i))
+    put_result(store, "000099")
+    assert (await collecting).complete
+    assert len(late_s) == 100
+    assert max(late_s[10:]) < 0.4
+
+
+@virtual_time
 async def test_results_out_of_order_are_taken_too(tmp_path: Path) -> None:
     store = WatchedStore()
     await write_manifest(store, 300)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import tracemalloc
 from collections.abc import Callable
 from hashlib import sha256
 
@@ -18,6 +19,7 @@ from producer.schemes.direct import SCHEME, DirectKey, quantise_rows
 from score.schemes.direct import DirectEvaluator
 from shared import bfv, blobnames, container, direct_scale, seal
 from shared.container import CONTENT_TYPE, Header
+from shared.direct import Layout
 from shared.errors import (
     BlindscoreError,
     BodyTooLarge,
@@ -226,6 +228,39 @@ def test_answers_that_are_no_containers_are_refused(key: DirectKey, response: by
             key.decrypt(body, rows=5)
     with pytest.raises((MalformedRequest, BodyTooLarge)):
         key.decrypt(with_payload(response, lambda data: data * 3), rows=5)
+
+
+def test_no_number_of_rows_is_too_large_to_be_refused(key: DirectKey, response: bytes) -> None:
+    for rows in (2**40, 10**18):
+        with pytest.raises(MalformedRequest, match="too few"):
+            key.decrypt(changed(response, rows=rows), rows=rows)
+    with pytest.raises(MalformedRequest):
+        key.decrypt(response, rows=10**30)
+
+
+def test_a_response_takes_no_more_memory_than_its_bytes_account_for(
+    key: DirectKey, response: bytes
+) -> None:
+    header, payloads = frames(response)
+    count = 100_000
+    classes = count * Layout(key.preset.ring.degree, header.features).classes_per_product(1)
+    empty = Header.model_validate(
+        {
+            **header.model_dump(),
+            "frames": count,
+            "rows": 1,
+            "parameters": {**header.parameters, "classes": classes},
+        }
+    )
+    body = b"".join(container.write(empty, [payloads[0], *[b""] * (count - 1)]))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BlindscoreError):
+            key.decrypt(body, rows=1)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 100 * len(body)
 
 
 @pytest.mark.parametrize(

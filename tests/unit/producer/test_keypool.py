@@ -194,6 +194,33 @@ async def test_bytes_that_end_their_process_harm_nothing_else(
             assert "died" in str(outcome)
 
 
+def pid_of_process(_body: bytes, _rows: int) -> Scores:
+    """Stands in for decrypting in one of the pool's processes, and tells in which."""
+    return np.array([[os.getpid()]])
+
+
+async def test_processes_decrypt_once_a_thread_has_taken_as_long_as_they_take_to_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keypool, "_decrypt", pid_of_process)
+    async with KeyPool("direct", KEY.secret_bytes(), processes=1, when_worth_it=True) as pool:
+        body = respond(DirectEvaluator(MODEL), b"".join(KEY.key().encrypt(ROWS, ENCODING)))
+        for _ in range(2):
+            scores = await pool.decrypt(body, rows=len(ROWS))
+            assert np.abs(scores - MODEL.scores(ROWS)).max() < ERROR
+        monkeypatch.setattr(keypool, "START_S", 1e-6)
+        assert await pool.decrypt(body, rows=len(ROWS)) != os.getpid()
+
+
+async def test_what_may_end_its_process_is_decrypted_in_another_from_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keypool, "_decrypt", pid_of_process)
+    secret = client_scheme("ei").generate().export_secret()
+    async with KeyPool("ei", secret, processes=1, when_worth_it=True) as pool:
+        assert await pool.decrypt(b"", rows=1) != os.getpid()
+
+
 async def test_a_process_that_dies_while_encrypting_is_told() -> None:
     async with KeyPool("direct", KEY.secret_bytes(), processes=1) as pool:
         with pytest.raises(BrokenProcessPool):

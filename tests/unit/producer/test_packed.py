@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -363,3 +364,22 @@ def test_an_oversized_response_is_refused(key: PackedKey) -> None:
     with pytest.raises(BlindscoreError) as refused:
         key.decrypt(response(key, payloads=[bytes(RESULT_BYTES + 5)]), rows=2)
     assert refused.value.http_status in {400, 413, 422}
+
+
+def test_a_response_takes_no_more_memory_than_its_bytes_account_for(key: PackedKey) -> None:
+    """Not a column of scores for each of its frames, however little is in them."""
+    body = response(key, payloads=[bytes(RESULT_BYTES), *[b""] * 100_000], rows=2048)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CiphertextError):
+            key.decrypt(body, rows=2048)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 100 * len(body)
+
+
+def test_no_number_of_rows_is_too_large_to_be_refused(key: PackedKey) -> None:
+    for rows in (2049, 2**40, 10**30):
+        with pytest.raises(CiphertextError):
+            key.decrypt(response(key, rows=2), rows=rows)
