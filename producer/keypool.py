@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
@@ -22,8 +19,9 @@ from itertools import count, islice
 from multiprocessing.context import BaseContext
 from typing import Self, TypeVar
 
+from producer import keyprocess
 from producer.rows import StoredRows
-from producer.schemes import ClientKey, Encoding, Scores, client_scheme
+from producer.schemes import Encoding, Scores, client_scheme
 from producer.turns import Turns
 from shared import forkserver
 from shared.errors import BlindscoreError, CiphertextError
@@ -37,8 +35,6 @@ START_S = 0.5
 """What it takes to start processes: so long is decrypted without them, where they can wait."""
 
 _HAS_FORKSERVER = "forkserver" in multiprocessing.get_all_start_methods()
-
-_key: ClientKey | BlindscoreError | None = None
 
 
 class KeyPool:
@@ -82,7 +78,7 @@ class KeyPool:
 
     async def _start_all(self) -> None:
         for _ in range(self.processes):
-            await _submit(self._executor, _started)
+            await _submit(self._executor, keyprocess.started)
 
     async def encrypt(self, rows: StoredRows, encoding: Encoding) -> AsyncGenerator[bytes]:
         """A block of rows as one request body, part by part. Raises `DatasetError`.
@@ -116,9 +112,9 @@ class KeyPool:
 
     async def _encrypt(self, rows: StoredRows, part: Encoding) -> bytes:
         if self._local is not None and not self.processes:
-            return await self._in_thread(_encrypt_with, self._local, rows, part)
+            return await self._in_thread(keyprocess.encrypt_with, self._local, rows, part)
         try:
-            return await self._run(_encrypt, rows, part)
+            return await self._run(keyprocess.encrypt, rows, part)
         except BrokenProcessPool as error:
             raise BlindscoreError(
                 "an encryption process died", remedy="is there enough memory? try fewer --processes"
@@ -130,9 +126,9 @@ class KeyPool:
         Bytes that end one of the processes are a `CiphertextError` too.
         """
         if self._local is not None and not (self.processes and self._threaded_s >= START_S):
-            return await self._in_thread(_decrypt_with, self._local, body, rows)
+            return await self._in_thread(keyprocess.decrypt_with, self._local, body, rows)
         try:
-            return await self._run(_decrypt, body, rows)
+            return await self._run(keyprocess.decrypt, body, rows)
         except BrokenProcessPool:
             return await self._decrypt_alone(body, rows)
 
@@ -141,7 +137,9 @@ class KeyPool:
         async with self._quarantine:
             executor = self._start(1)
             try:
-                return await asyncio.wrap_future(await _submit(executor, _decrypt, body, rows))
+                return await asyncio.wrap_future(
+                    await _submit(executor, keyprocess.decrypt, body, rows)
+                )
             except BrokenProcessPool as error:
                 raise CiphertextError("the process that decrypted it died of it") from error
             finally:
@@ -172,7 +170,7 @@ class KeyPool:
         return ProcessPoolExecutor(
             processes,
             mp_context=_context(self._secret[0]),
-            initializer=_start_process,
+            initializer=keyprocess.start,
             initargs=self._secret,
         )
 
@@ -203,51 +201,5 @@ def _context(scheme: str) -> BaseContext:
     if not _HAS_FORKSERVER:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, client_scheme(scheme).__module__])
+    context.set_forkserver_preload([keyprocess.__name__, client_scheme(scheme).__module__])
     return context
-
-
-def _started() -> None:
-    """The first thing a process has to do: nothing."""
-
-
-def _start_process(scheme: str, secret: bytes) -> None:
-    global _key  # noqa: PLW0603 - one key a process, set once
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        _key = client_scheme(scheme).load(secret)
-    except BlindscoreError as error:
-        _key = error  # each task tells of it; what is raised here would only break the pool
-
-
-def _end_with_parent() -> None:
-    """A killed parent tells its pool nothing, and processes with the secret would stay behind."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _own_key() -> ClientKey:
-    if _key is None:
-        raise BlindscoreError("this process was not given a key")
-    if isinstance(_key, BlindscoreError):
-        raise _key
-    return _key
-
-
-def _encrypt(rows: StoredRows, encoding: Encoding) -> bytes:
-    return _encrypt_with(_own_key(), rows, encoding)
-
-
-def _decrypt(body: bytes, rows: int) -> Scores:
-    return _decrypt_with(_own_key(), body, rows)
-
-
-def _encrypt_with(key: ClientKey, rows: StoredRows, encoding: Encoding) -> bytes:
-    return b"".join(key.encrypt(rows.rows, encoding))
-
-
-def _decrypt_with(key: ClientKey, body: bytes, rows: int) -> Scores:
-    return key.decrypt(body, rows=rows)

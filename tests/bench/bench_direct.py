@@ -12,19 +12,14 @@ one image.
 from __future__ import annotations
 
 import base64
-import os
 import statistics
 import time
-import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
-import joblib
 import numpy as np
 from encrypted.inference.eiserver import EIServer
 from rich.console import Console
@@ -34,11 +29,11 @@ from tenseal import sealapi
 from producer.schemes.direct import SCHEME
 from score.schemes.direct import DirectEvaluator
 from shared import bfv, container, seal
-from shared.linear import LinearModel
+from tests.bench import mnist
+from tests.bench.meter import one_core
 from tests.direct_products import request, respond
 from tests.sdk_client import Rows, sdk_client
 
-DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 ROWS = 1000
 BATCH = 50
 PROFILED_ROWS = 200
@@ -63,15 +58,6 @@ Times = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """A model, and rows for it in the clear, multiples of 1/255."""
-
-    name: str
-    model: LinearModel
-    rows: Rows
-
-
-@dataclass(frozen=True, slots=True)
 class Line:
     """What one row costs in one system."""
 
@@ -93,8 +79,8 @@ class Line:
 
 def run() -> dict[str, float]:
     """Measure; prints tables and returns the figures by the names they are recorded under."""
-    with _one_core():
-        task = _task()
+    with one_core():
+        task = mnist.task(ROWS)
         sdk = _sdk(task)
         speed, precision = (_direct(task, preset) for preset in ("speed", "precision"))
         profile = {preset: _profile(task, preset) for preset in ("speed", "precision")}
@@ -116,32 +102,7 @@ def run() -> dict[str, float]:
     return figures
 
 
-@contextmanager
-def _one_core() -> Iterator[None]:
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(before)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-def _task() -> Task:
-    """The published MNIST model on its test images; without them, a random one of its shape."""
-    if not DATA.exists():
-        rng = np.random.default_rng(0)
-        model = LinearModel(rng.normal(size=(10, 784)) / 2, rng.normal(size=10))
-        return Task("random, 10 x 784", model, rng.integers(0, 256, size=(ROWS, 784)) / 255)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it was pickled by an old scikit-learn
-        fitted = joblib.load(DATA / "sklearn_mnist_model.pkl")
-    packed = (DATA / "mnist" / "t10k-images-idx3-ubyte.gz").read_bytes()
-    pixels = np.frombuffer(zlib.decompress(packed, zlib.MAX_WBITS | 16), np.uint8, offset=16)
-    rows = pixels.reshape(-1, 784)[:ROWS] / 255
-    return Task("MNIST, 10 x 784", LinearModel(fitted.coef_, fitted.intercept_), rows)
-
-
-def _sdk(task: Task) -> Line:
+def _sdk(task: mnist.Task) -> Line:
     """The unmodified SDK on one image."""
     client, row = sdk_client(), task.rows[:1]
     keys = client.keys
@@ -164,7 +125,7 @@ def _sdk(task: Task) -> Line:
     )
 
 
-def _direct(task: Task, preset: str) -> Line:
+def _direct(task: mnist.Task, preset: str) -> Line:
     """Every row in a request of its own, each timed."""
     key, evaluator = SCHEME.generate(preset), DirectEvaluator(task.model)
     scores = np.empty((len(task.rows), task.model.classes))
@@ -199,7 +160,7 @@ def _medians(times: list[Times]) -> Times:
     return statistics.median(encrypt), statistics.median(score), statistics.median(decrypt)
 
 
-def _errors(task: Task, scores: Rows) -> dict[str, float]:
+def _errors(task: mnist.Task, scores: Rows) -> dict[str, float]:
     true = task.model.scores(task.rows[: len(scores)])
     mismatches = scores.argmax(axis=1) != true.argmax(axis=1)
     return {
@@ -208,7 +169,7 @@ def _errors(task: Task, scores: Rows) -> dict[str, float]:
     }
 
 
-def _profile(task: Task, preset: str) -> dict[str, dict[str, float]]:
+def _profile(task: mnist.Task, preset: str) -> dict[str, dict[str, float]]:
     """By stage and call, µs a row spent in it; what is in none of them is Python and numpy."""
     key, evaluator = SCHEME.generate(preset), DirectEvaluator(task.model)
     stages: dict[str, dict[str, float]] = {"encrypt": {}, "score": {}, "decrypt": {}}
@@ -261,7 +222,7 @@ def _timed(function: Callable[[], T]) -> tuple[float, T]:
 
 
 def _print(
-    task: Task,
+    task: mnist.Task,
     lines: list[Line],
     profile: dict[str, dict[str, dict[str, float]]],
     figures: dict[str, float],

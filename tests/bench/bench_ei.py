@@ -10,18 +10,12 @@ image.
 from __future__ import annotations
 
 import base64
-import os
 import statistics
 import time
-import warnings
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
-import joblib
 import numpy as np
 from encrypted.inference.eiserver import EIServer
 from rich.console import Console
@@ -31,22 +25,14 @@ from score.schemes import EiEvaluator, LoadedKeys
 from score.schemes.ei.evaluator import SealEiEvaluator
 from score.schemes.ei.native import NativeEvaluator
 from shared.linear import LinearModel
-from tests.sdk_client import Rows, SdkClient, sdk_client
+from tests.bench import mnist
+from tests.bench.meter import one_core
+from tests.sdk_client import SdkClient, sdk_client
 
-DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 BATCHES = (1, 4, 16)
 REPEATS = 7
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A model, and rows for it in the clear."""
-
-    name: str
-    model: LinearModel
-    rows: Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +47,8 @@ class Line:
 
 def run() -> dict[str, float]:
     """Measure; prints a table and returns the figures by the names they are recorded under."""
-    with _one_core():
-        task = _task()
+    with one_core():
+        task = mnist.task(max(BATCHES))
         client = sdk_client()
         rows = client.encrypt(task.rows)
         texts = [_texts(row) for row in rows]
@@ -98,31 +84,6 @@ def run() -> dict[str, float]:
     return figures
 
 
-@contextmanager
-def _one_core() -> Iterator[None]:
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(before)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-def _task() -> Task:
-    """The published MNIST model on its test images; without them, a random one of its shape."""
-    if not DATA.exists():
-        rng = np.random.default_rng(0)
-        model = LinearModel(rng.normal(size=(10, 784)) / 2, rng.normal(size=10))
-        return Task("random, 10 x 784", model, rng.random((max(BATCHES), 784)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it was pickled by an old scikit-learn
-        fitted = joblib.load(DATA / "sklearn_mnist_model.pkl")
-    packed = (DATA / "mnist" / "t10k-images-idx3-ubyte.gz").read_bytes()
-    pixels = np.frombuffer(zlib.decompress(packed, zlib.MAX_WBITS | 16), np.uint8, offset=16)
-    rows = pixels.reshape(-1, 784)[: max(BATCHES)] / 255
-    return Task("MNIST, 10 x 784", LinearModel(fitted.coef_, fitted.intercept_), rows)
-
-
 def _texts(ciphertexts: Sequence[bytes]) -> list[str]:
     return [base64.b64encode(data).decode() for data in ciphertexts]
 
@@ -154,13 +115,13 @@ def _timed(function: Callable[[], T], *, repeats: int) -> tuple[float, T]:
     return statistics.median(seconds), result
 
 
-def _error(client: SdkClient, task: Task, answer: list[list[str]]) -> float:
+def _error(client: SdkClient, task: mnist.Task, answer: list[list[str]]) -> float:
     """Largest error of a score that the SDK's client decrypts."""
     scores = client.decrypt([[base64.b64decode(text) for text in row] for row in answer])
     return float(np.abs(scores - task.model.scores(task.rows[: len(answer)])).max())
 
 
-def _print(task: Task, lines: list[Line], figures: dict[str, float]) -> None:
+def _print(task: mnist.Task, lines: list[Line], figures: dict[str, float]) -> None:
     table = Table("", "ms an image", "times EIServer", title=f"ei: {task.name}, one core")
     for line in lines:
         table.add_row(line.name, f"{line.ms:,.1f}", f"{line.ratio:,.1f}")

@@ -14,7 +14,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.bench_pipeline import Run, Usage, through
+from tests.bench.bench_pipeline import Run, through
+from tests.bench.meter import Usage
 
 ROWS = (10_000, 100_000, 1_000_000)
 FEATURES, CLASSES = 64, 10

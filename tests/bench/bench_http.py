@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import tempfile
 import time
@@ -18,13 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.local.stack import Stack
-from producer.datasets import open_dataset
 from producer.schemes import Encoding, client_scheme
 from shared import blobnames
 from shared.container import CONTENT_TYPE
 from shared.settings import StorageSettings
 from shared.storage import open_store
-from tests.commands import MNIST, MNIST_MODEL
+from tests.bench import mnist
+from tests.commands import MNIST_MODEL
 
 CALLERS = (1, 8, 32)
 REQUESTS = 600
@@ -33,17 +32,17 @@ BODIES = 60
 
 def run() -> dict[str, float]:
     """Print the table; returns the figures."""
-    consent = ("--trust-pickle", hashlib.sha256(MNIST_MODEL.read_bytes()).hexdigest())
+    options = ("--trust-pickle", mnist.consent())
     with (
         tempfile.TemporaryDirectory(prefix="blindscore-bench-") as scratch,
-        Stack(Path(scratch), MNIST_MODEL, serve_options=consent) as stack,
+        Stack(Path(scratch), MNIST_MODEL, serve_options=options) as stack,
     ):
         return asyncio.run(_measure(stack))
 
 
 async def _measure(stack: Stack) -> dict[str, float]:
     key = client_scheme("direct").generate("speed")
-    rows = next(open_dataset("mnist", data_dir=MNIST).blocks(BODIES)).rows
+    rows = mnist.images(BODIES)
     encoding = Encoding("bench", rows.shape[1], 1.0)
     bodies = [b"".join(key.encrypt(row[np.newaxis], encoding)) for row in rows]
     settings = StorageSettings(

@@ -8,22 +8,15 @@ With the MNIST files the figures are those of the published model; else of rando
 
 from __future__ import annotations
 
-import gzip
-import os
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import TypeVar
 
-import joblib
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 from tenseal import sealapi
 from tenseal.sealapi import util
-from threadpoolctl import threadpool_limits
 
 from producer.schemes import Encoding
 from producer.schemes.packed import SCHEME, PackedKey
@@ -32,10 +25,11 @@ from shared import bfv, container, packed, seal
 from shared.coefficients import Words
 from shared.linear import LinearModel
 from shared.params import PACKED_DEFAULT, PACKED_PRESETS, PackedPreset
+from tests.bench import mnist
+from tests.bench.meter import one_core
 
 T = TypeVar("T")
 
-DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 ROUNDS = 3
 CALLS = 200
 PIECE_BYTES = 256 * 1024
@@ -43,8 +37,10 @@ PIECE_BYTES = 256 * 1024
 
 def run(preset: str = PACKED_DEFAULT) -> dict[str, float]:
     """Print microseconds of CPU and bytes an image, errors, and the parts of the times."""
+    chosen = PACKED_PRESETS[preset]
     with one_core():
-        figures = measure(PACKED_PRESETS[preset], *data(PACKED_PRESETS[preset].ring.degree))
+        task = mnist.task(chosen.ring.degree)
+        figures = measure(chosen, task.model, task.rows)
     show(figures)
     return {f"packed.block.{name}": value for name, value in figures.items()}
 
@@ -142,22 +138,6 @@ def answer(evaluator: PackedEvaluator, body: bytes) -> bytes:
     return b"".join(container.write(*evaluation.finish())) if evaluation is not None else b""
 
 
-def data(images: int) -> tuple[LinearModel, np.ndarray]:
-    """The published model and the first test images, or random ones of that shape."""
-    pickled, pixels = DATA / "sklearn_mnist_model.pkl", DATA / "mnist/t10k-images-idx3-ubyte.gz"
-    if pickled.exists() and pixels.exists():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it was pickled by an old scikit-learn
-            published = joblib.load(pickled)
-        with gzip.open(pixels) as file:
-            rows = np.frombuffer(file.read(), dtype=np.uint8, offset=16).reshape(-1, 784)
-        return LinearModel(published.coef_, published.intercept_), rows[:images] / 255.0
-    rng = np.random.default_rng(0)
-    return LinearModel(rng.normal(0, 0.5, (10, 784)), rng.normal(0, 1, 10)), rng.random(
-        (images, 784)
-    )
-
-
 def best_us(function: Callable[[], T]) -> tuple[float, T]:
     """The least CPU time of a few calls, and the last one's result."""
     best = float("inf")
@@ -176,18 +156,6 @@ def call_us(function: Callable[[], object], *, calls: int = CALLS) -> float:
             function()
 
     return best_us(repeat)[0] / calls
-
-
-@contextmanager
-def one_core() -> Iterator[None]:
-    """Keep this process, and numpy's threads, on one core."""
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(cores)})
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        os.sched_setaffinity(0, cores)
 
 
 def show(figures: dict[str, float]) -> None:

@@ -12,8 +12,6 @@ off the wall time before that is compared with processor time.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import multiprocessing
 import os
 import statistics
 import subprocess
@@ -21,16 +19,13 @@ import sys
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
-import psutil
 from encrypted.inference.eiclient import EILinearRegressionClient
 from encrypted.inference.eiserver import EIServer
 from pydantic import SecretStr
@@ -42,39 +37,20 @@ from deploy.local.ports import free_port
 from deploy.local.stack import Stack
 from producer.cli import produce
 from producer.cli_results import collect
-from producer.datasets import open_dataset
 from producer.report import Report
 from producer.runs import RunFolder
-from producer.schemes import Encoding, client_scheme
-from score.schemes.packed import PackedEvaluator
-from shared import blobnames, container
+from shared import blobnames
 from shared.linear import LinearModel
-from shared.model import load_model
 from shared.settings import StorageSettings
 from shared.storage import open_store
-from tests.commands import MNIST, MNIST_MODEL
+from tests.bench import mnist
+from tests.bench.kernels import kernels_cpu_s
+from tests.bench.meter import CORES, POOLS, Meter, Usage
+from tests.commands import MNIST_MODEL
 
 SEEDS_IMAGES = 2
 ROWS = (10_000, 60_000)
-CORES = os.cpu_count() or 1
-BLOCK = 4096
-KERNEL_ROUNDS = 5
-SAMPLE_S = 0.5
 LOOK_S = 0.01
-MIB = 1024 * 1024
-POOLS = " pools"
-"""What is added to the name of a part for its children, which encrypt or evaluate."""
-
-_together: Barrier
-"""Of the processes that measure the kernels."""
-
-
-@dataclass(slots=True)
-class Usage:
-    """What the processes of one part took."""
-
-    cpu_s: float = 0.0
-    peak_mb: float = 0.0
 
 
 @dataclass(slots=True)
@@ -112,8 +88,8 @@ class Run:
 
 def run(rows: tuple[int, ...] = ROWS) -> dict[str, float]:
     """Print the tables; returns the figures for build/bench.json."""
-    images = mnist_images(10_000)
-    seeds_s = seeds_way(published_model(), images[:SEEDS_IMAGES])
+    images = mnist.images(10_000)
+    seeds_s = seeds_way(mnist.published_model(), images[:SEEDS_IMAGES])
     with tempfile.TemporaryDirectory(prefix="blindscore-bench-") as scratch:
         runs = [ours(Path(scratch), images, count) for count in rows]
     show(seeds_s, runs)
@@ -136,18 +112,6 @@ def run(rows: tuple[int, ...] = ROWS) -> dict[str, float]:
     return figures
 
 
-def published_model() -> LinearModel:
-    """The model that the seeds score with."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it was pickled by an old scikit-learn
-        return load_model(MNIST_MODEL, trust_pickle=_consent())
-
-
-def mnist_images(count: int) -> np.ndarray:
-    """The first of MNIST's 10,000 test images."""
-    return next(open_dataset("mnist", data_dir=MNIST).blocks(count)).rows
-
-
 def seeds_way(model: LinearModel, images: np.ndarray) -> float:
     """Seconds an image: encrypt, predict, decrypt, keys made and loaded beforehand."""
     client = EILinearRegressionClient()
@@ -161,53 +125,12 @@ def seeds_way(model: LinearModel, images: np.ndarray) -> float:
     return statistics.median(seconds)
 
 
-def kernels_cpu_s(count: int) -> float:
-    """Processor seconds to encrypt and evaluate the blocks of so many images, nothing around it.
-
-    With every core at it, as in the pipeline: what one core does is slower then.
-    """
-    context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(CORES)
-    full, last = divmod(count, BLOCK)
-    with context.Pool(CORES, initializer=_prepare_kernels, initargs=(barrier,)) as pool:
-        full_s = statistics.mean(pool.map(_kernels, [BLOCK] * CORES, chunksize=1))
-        last_s = statistics.mean(pool.map(_kernels, [last] * CORES, chunksize=1)) if last else 0.0
-    return full * full_s + last_s
-
-
-def _prepare_kernels(barrier: Barrier) -> None:
-    global _together  # noqa: PLW0603 - a barrier reaches a pool's process in no other way
-    _together = barrier
-    threadpool_limits(1)
-
-
-def _kernels(rows: int) -> float:
-    """One core's processor seconds for a block of so many rows."""
-    model, images = published_model(), mnist_images(rows)
-    key = client_scheme("packed").generate()
-    encoding = Encoding("bench", images.shape[1], 1.0)
-    evaluator = PackedEvaluator(model)
-    seconds = []
-    for _ in range(KERNEL_ROUNDS):
-        _together.wait()
-        start = time.process_time()
-        body = b"".join(key.encrypt(images, encoding))
-        header, frames = container.read(body, max_frame_bytes=evaluator.max_frame_bytes)
-        evaluation = evaluator.begin(header)
-        for frame in frames:
-            evaluation.add(frame)
-        header, results = evaluation.finish()
-        b"".join(container.write(header, results))
-        seconds.append(time.process_time() - start)
-    return statistics.median(seconds)
-
-
 def ours(scratch: Path, images: np.ndarray, count: int) -> Run:
     """`count` images (the test set, repeated) through the pipeline."""
     rows = scratch / f"{count}.npy"
     np.save(rows, np.resize(np.rint(images * 255).astype(np.uint8), (count, images.shape[1])))
     before_s = kernels_cpu_s(count)
-    done = through(scratch / str(count), rows, MNIST_MODEL, scale=255.0, consent=_consent())
+    done = through(scratch / str(count), rows, MNIST_MODEL, scale=255.0, consent=mnist.consent())
     # Before and after, because machines that are shared are not equally fast all the time.
     done.ideal_s = (before_s + kernels_cpu_s(count)) / 2 / CORES
     return done
@@ -260,76 +183,6 @@ def through(folder: Path, rows: Path, model: Path, *, scale: float, consent: str
         )
 
 
-class Meter:
-    """Samples processor time and memory of everything that runs."""
-
-    def __init__(self, stack: Stack) -> None:
-        self.usage: dict[str, Usage] = {}
-        self._stack = stack
-        self._before: dict[int, float] = {}
-        self._seen: dict[tuple[str, int], float] = {}
-        self._stolen: list[tuple[float, float]] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample_until_stopped)
-
-    def __enter__(self) -> None:
-        for _, process in self._processes():
-            self._before[process.pid] = _cpu_s(process)
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        for (part, _pid), seconds in self._seen.items():
-            self.usage[part].cpu_s += seconds
-
-    def stolen_s(self, begin: float, end: float) -> float:
-        """Seconds a core between two times that the host of this virtual machine took."""
-        times, seconds = zip(*self._stolen, strict=True)
-        at_begin, at_end = np.interp((begin, end), times, seconds)
-        return float(at_end - at_begin)
-
-    def _sample_until_stopped(self) -> None:
-        self._sample()
-        while not self._stop.wait(SAMPLE_S):
-            self._sample()
-        self._sample()
-
-    def _sample(self) -> None:
-        self._stolen.append((time.time(), getattr(psutil.cpu_times(), "steal", 0.0) / CORES))
-        memory: dict[str, float] = {}
-        for part, process in self._processes():
-            try:
-                used = _cpu_s(process) - self._before.get(process.pid, 0.0)
-                resident = process.memory_info().rss / MIB
-            except psutil.Error:
-                continue
-            self._seen[part, process.pid] = used
-            memory[part] = max(memory.get(part, 0.0), resident)
-        for part, resident in memory.items():
-            usage = self.usage.setdefault(part, Usage())
-            usage.peak_mb = max(usage.peak_mb, resident)
-
-    def _processes(self) -> Iterator[tuple[str, psutil.Process]]:
-        names = {"azurite": "Azurite", "serve": "endpoint", "work": "worker"}
-        servers = {pid: names[name] for name, pid in self._stack.pids().items()}
-        own = psutil.Process()
-        yield "produce and collect", own
-        pools = {own.pid: f"produce and collect{POOLS}"}  # what the children of a process are
-        for process in own.children(recursive=True):  # parents come before their children
-            try:
-                part = servers.get(process.pid) or pools[process.ppid()]
-            except (psutil.Error, KeyError):
-                continue  # it has just ended, or its parent has
-            pools[process.pid] = f"{part}{POOLS}" if process.pid in servers else part
-            yield part, process
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
 def _bytes_up(run: str, stack: Stack) -> int:
     settings = StorageSettings(
         connection_string=SecretStr(stack.environment["BLINDSCORE_CONNECTION_STRING"]),
@@ -353,10 +206,6 @@ def _environment(stack: Stack) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ |= before
-
-
-def _consent() -> str:
-    return hashlib.sha256(MNIST_MODEL.read_bytes()).hexdigest()
 
 
 def show(seeds_s: float, runs: list[Run]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from producer import keypool
+from producer import keypool, keyprocess
 from producer.keypool import PARTS_AHEAD, KeyPool
 from producer.rows import Rows, StoredRows
 from producer.schemes import Encoding, Scores, client_scheme
@@ -172,13 +172,13 @@ def deadly(body: bytes, rows: int) -> Scores:
     """Stands in, in the pool's processes, for bytes that SEAL doesn't survive."""
     if body == b"deadly":
         os._exit(1)
-    return keypool._decrypt_with(keypool._own_key(), body, rows)
+    return keyprocess.decrypt_with(keyprocess._own_key(), body, rows)
 
 
 async def test_bytes_that_end_their_process_harm_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(keypool, "_decrypt", deadly)
+    monkeypatch.setattr(keyprocess, "decrypt", deadly)
     async with KeyPool("direct", KEY.secret_bytes(), processes=2) as pool:
         good = await result(pool)
         bodies = [good, b"deadly", good, good, b"deadly", good]
@@ -202,7 +202,7 @@ def pid_of_process(_body: bytes, _rows: int) -> Scores:
 async def test_processes_decrypt_once_a_thread_has_taken_as_long_as_they_take_to_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(keypool, "_decrypt", pid_of_process)
+    monkeypatch.setattr(keyprocess, "decrypt", pid_of_process)
     async with KeyPool("direct", KEY.secret_bytes(), processes=1, when_worth_it=True) as pool:
         body = respond(DirectEvaluator(MODEL), b"".join(KEY.key().encrypt(ROWS, ENCODING)))
         for _ in range(2):
@@ -215,7 +215,7 @@ async def test_processes_decrypt_once_a_thread_has_taken_as_long_as_they_take_to
 async def test_what_may_end_its_process_is_decrypted_in_another_from_the_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(keypool, "_decrypt", pid_of_process)
+    monkeypatch.setattr(keyprocess, "decrypt", pid_of_process)
     secret = client_scheme("ei").generate().export_secret()
     async with KeyPool("ei", secret, processes=1, when_worth_it=True) as pool:
         assert await pool.decrypt(b"", rows=1) != os.getpid()
