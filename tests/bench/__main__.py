@@ -2,7 +2,8 @@
 
     python -m tests.bench [ei] [direct] [packed] [crossing] [http] [pipeline] [growth]
 
-Ratios come from one run of one benchmark; times of different runs don't compare.
+Ratios come from one run of one benchmark; times of different runs don't compare. Those that run
+the pipeline are started in no other way: processes that they start would import their main module.
 """
 
 from __future__ import annotations

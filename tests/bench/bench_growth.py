@@ -1,11 +1,7 @@
-"""Does it grow linearly? Synthetic rows of 64 features, ten times as many each time.
-
-python -m tests.bench.bench_growth [ROWS ...]
-"""
+"""Does it grow linearly? Synthetic rows of 64 features, ten times as many each time."""
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from itertools import pairwise
 from pathlib import Path
@@ -86,7 +82,3 @@ def show(runs: list[Run]) -> None:
             *(f"{done.usage.get(part, Usage()).peak_mb:,.0f}" for part in parts),
         )
     Console(width=160).print(table)
-
-
-if __name__ == "__main__":
-    run(tuple(int(text) for text in sys.argv[1:]) or ROWS)

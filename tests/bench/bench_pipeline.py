@@ -1,7 +1,5 @@
 """The whole pipeline on this machine against the way the seeds do it, in one run.
 
-    python -m tests.bench.bench_pipeline [ROWS]
-
 The seeds' way is the SDK's client and EIServer, one image a call. Ours is `produce` and `collect`
 over Azurite, with one worker and one endpoint, from just before the first image is read to the last
 score decrypted; the second figure counts what the commands do before, too. Processor seconds are
@@ -15,7 +13,6 @@ import asyncio
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -250,9 +247,3 @@ def _table(title: str, *headings: str) -> Table:
     for heading in headings:
         table.add_column(heading, justify="right")
     return table
-
-
-if __name__ == "__main__":
-    sizes = tuple(int(text) for text in sys.argv[1:]) or ROWS
-    for name, value in run(sizes).items():
-        sys.stdout.write(f"{name} = {value:.6g}\n")
