@@ -31,7 +31,8 @@ def main(names: list[str]) -> int:
         sys.stderr.write(f"unknown benchmark {', '.join(unknown)}; known: {', '.join(NAMES)}\n")
         return 2
     OUTPUT.parent.mkdir(exist_ok=True)
-    figures = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
+    # Of all, none of an earlier run may stay; of some, those of the others do.
+    figures = json.loads(OUTPUT.read_text()) if names and OUTPUT.exists() else {}
     sys.stdout.write(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, ")
     sys.stdout.write(f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}\n")
     failed = 0
