@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from sklearn.datasets import load_digits
 from producer.datasets import Dataset, open_dataset, reopen
 from producer.datasets.digits import split_rows
 from shared.errors import DatasetError, UsageError
+from tests.memory import traced_peak
 
 
 def all_rows(dataset: Dataset, rows_per_block: int = 7) -> np.ndarray:
@@ -107,12 +107,10 @@ class TestBlocks:
         large = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(40_000, 784))
         del large  # a sparse file: 31 MB of zeros, 251 MB as float64
         dataset = open_dataset(path)
-        tracemalloc.start()
-        count = sum(len(block.rows) for block in dataset.blocks(512))
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
+        with traced_peak() as peak:
+            count = sum(len(block.rows) for block in dataset.blocks(512))
         assert count == 40_000
-        assert peak < 5 * 512 * 784 * 8
+        assert peak.bytes < 5 * 512 * 784 * 8
 
 
 class TestInputBound:

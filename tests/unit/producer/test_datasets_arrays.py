@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import tempfile
-import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 
 from producer.datasets import open_dataset
 from shared.errors import DatasetError
+from tests.memory import traced_peak
 
 Array = npt.NDArray[Any]
 
@@ -215,12 +215,10 @@ def test_memory_stays_flat_in_an_archive(tmp_path: Path, order: str) -> None:
         for _ in range(24):
             member.write(bytes(1_000_000))
     dataset = open_dataset(path)
-    tracemalloc.start()
-    count = sum(len(block.rows) for block in dataset.blocks(500))
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    with traced_peak() as peak:
+        count = sum(len(block.rows) for block in dataset.blocks(500))
     assert count == 40_000
-    assert peak < 5 * 500 * 600 * 8
+    assert peak.bytes < 5 * 500 * 600 * 8
 
 
 def test_no_temporary_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from producer.datasets import open_dataset, tables
 from shared.errors import DatasetError
+from tests.memory import traced_peak
 
 
 @pytest.fixture
@@ -130,9 +130,7 @@ def test_memory_stays_flat(path: Path) -> None:
     line = ",".join(["0.125"] * 100) + "\n"
     path.write_text(line * 5_000)
     dataset = open_dataset(path)
-    tracemalloc.start()
-    count = sum(len(block.rows) for block in dataset.blocks(50))
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    with traced_peak() as peak:
+        count = sum(len(block.rows) for block in dataset.blocks(50))
     assert count == 5_000
-    assert peak < 10 * 50 * 100 * 8
+    assert peak.bytes < 10 * 50 * 100 * 8

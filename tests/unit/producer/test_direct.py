@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-import tracemalloc
 from collections.abc import Callable
 from hashlib import sha256
 
@@ -32,6 +31,7 @@ from shared.errors import (
 from shared.linear import LinearModel
 from shared.params import DIRECT_PRESETS, check_security
 from tests.direct_products import frames, request, respond
+from tests.memory import traced_peak
 
 FEATURES = 6
 MODEL = LinearModel(np.random.default_rng(1).normal(size=(3, FEATURES)), np.array([0.5, -2.0, 1.0]))
@@ -253,14 +253,9 @@ def test_a_response_takes_no_more_memory_than_its_bytes_account_for(
         }
     )
     body = b"".join(container.write(empty, [payloads[0], *[b""] * (count - 1)]))
-    tracemalloc.start()
-    try:
-        with pytest.raises(BlindscoreError):
-            key.decrypt(body, rows=1)
-        _, peak_bytes = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak_bytes < 100 * len(body)
+    with traced_peak() as peak, pytest.raises(BlindscoreError):
+        key.decrypt(body, rows=1)
+    assert peak.bytes < 100 * len(body)
 
 
 @pytest.mark.parametrize(

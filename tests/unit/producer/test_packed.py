@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +30,7 @@ from shared.errors import (
     UsageError,
 )
 from shared.params import PACKED_DEFAULT, PACKED_PRESETS, check_security
+from tests.memory import traced_peak
 
 PRESET = PACKED_PRESETS["n2048"]
 FEATURES = 20
@@ -369,14 +369,9 @@ def test_an_oversized_response_is_refused(key: PackedKey) -> None:
 def test_a_response_takes_no_more_memory_than_its_bytes_account_for(key: PackedKey) -> None:
     """Not a column of scores for each of its frames, however little is in them."""
     body = response(key, payloads=[bytes(RESULT_BYTES), *[b""] * 100_000], rows=2048)
-    tracemalloc.start()
-    try:
-        with pytest.raises(CiphertextError):
-            key.decrypt(body, rows=2048)
-        _, peak_bytes = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak_bytes < 100 * len(body)
+    with traced_peak() as peak, pytest.raises(CiphertextError):
+        key.decrypt(body, rows=2048)
+    assert peak.bytes < 100 * len(body)
 
 
 def test_no_number_of_rows_is_too_large_to_be_refused(key: PackedKey) -> None:
