@@ -125,7 +125,7 @@ class KeyPool:
 
         Bytes that end one of the processes are a `CiphertextError` too.
         """
-        if self._local is not None and not (self.processes and self._threaded_s >= START_S):
+        if self._local is not None and (not self.processes or self._threaded_s < START_S):
             return await self._in_thread(keyprocess.decrypt_with, self._local, body, rows)
         try:
             return await self._run(keyprocess.decrypt, body, rows)

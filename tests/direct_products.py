@@ -32,14 +32,6 @@ def begun(evaluator: DirectEvaluator, body: bytes) -> tuple[DirectEvaluation, li
     return evaluator.begin(header), payloads
 
 
-def respond(evaluator: DirectEvaluator, body: bytes) -> bytes:
-    """The response to a request."""
-    evaluation, payloads = begun(evaluator, body)
-    for payload in payloads:
-        evaluation.add(payload)
-    return b"".join(container.write(*evaluation.finish()))
-
-
 def whole_products(key: DirectKey, evaluator: DirectEvaluator, rows: Rows) -> list[Any]:
     """A request's masked products as SEAL ciphertexts, without dropping what isn't a score.
 

@@ -17,8 +17,8 @@ from producer.schemes import ClientKey, Encoding, client_scheme
 from score.schemes import ContainerEvaluator
 from score.schemes.direct import DirectEvaluator
 from score.schemes.packed import PackedEvaluator
-from shared import container
 from shared.linear import LinearModel
+from tests.scoring import respond
 
 SHAPES = ((784, 10), (64, 10), (30, 1))
 ROWS = 320
@@ -72,12 +72,7 @@ def measure(scheme: str, evaluator: ContainerEvaluator, rows: Rows) -> float:
 def once(key: ClientKey, evaluator: ContainerEvaluator, rows: Rows) -> None:
     """One job."""
     body = b"".join(key.encrypt(rows, Encoding("bench", rows.shape[1], 1.0)))
-    header, frames = container.read(body, max_frame_bytes=evaluator.max_frame_bytes)
-    evaluation = evaluator.begin(header)
-    for frame in frames:
-        evaluation.add(frame)
-    answer = b"".join(container.write(*evaluation.finish()))
-    key.decrypt(answer, rows=len(rows))
+    key.decrypt(respond(evaluator, body), rows=len(rows))
 
 
 def median_ms(call: Callable[[], object]) -> float:

@@ -31,7 +31,8 @@ from score.schemes.direct import DirectEvaluator
 from shared import bfv, container, seal
 from tests.bench import mnist
 from tests.bench.meter import one_core
-from tests.direct_products import request, respond
+from tests.direct_products import request
+from tests.scoring import respond
 from tests.sdk_client import Rows, sdk_client
 
 ROWS = 1000

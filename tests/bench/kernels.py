@@ -11,9 +11,9 @@ from threadpoolctl import threadpool_limits
 
 from producer.schemes import Encoding, client_scheme
 from score.schemes.packed import PackedEvaluator
-from shared import container
 from tests.bench import mnist
 from tests.bench.meter import CORES
+from tests.scoring import respond
 
 BLOCK = 4096
 ROUNDS = 5
@@ -52,12 +52,6 @@ def _kernels(rows: int) -> float:
     for _ in range(ROUNDS):
         _together.wait()
         start = time.process_time()
-        body = b"".join(key.encrypt(images, encoding))
-        header, frames = container.read(body, max_frame_bytes=evaluator.max_frame_bytes)
-        evaluation = evaluator.begin(header)
-        for frame in frames:
-            evaluation.add(frame)
-        header, results = evaluation.finish()
-        b"".join(container.write(header, results))
+        respond(evaluator, b"".join(key.encrypt(images, encoding)))
         seconds.append(time.process_time() - start)
     return statistics.median(seconds)

@@ -23,13 +23,14 @@ from producer.runs import RunFolder
 from score.schemes import ContainerEvaluator
 from score.schemes.direct import DirectEvaluator
 from score.schemes.packed import PackedEvaluator
-from shared import blobnames, container
+from shared import blobnames
 from shared.azure_sdk import ATTEMPTS
 from shared.linear import LinearModel
 from shared.messages import JobMessage
 from shared.settings import CONNECTION_STRING_VARIABLE, StorageSettings
 from shared.storage import Storage
 from tests.faults import Fault, Faults, Kind, faulty_storage, give_up_sooner
+from tests.scoring import respond
 from tests.unit.producer.pipeline import ERROR, MODEL, data_set, result_info
 
 
@@ -104,7 +105,7 @@ class Owner:
             body = await self.storage.store.read(message.input, limit=1 << 24)
             await self.storage.store.create(
                 message.output,
-                _respond(self.work.evaluator, body),
+                respond(self.work.evaluator, body),
                 content_type="x",
                 metadata=result_info(message).to_metadata(),
             )
@@ -269,12 +270,3 @@ async def test_bodies_in_parts_whose_upload_fails_halfway_are_encrypted_anew(
     assert await owner.inputs(run) == {job: hashes[-1] for job, hashes in noted.items()}
     assert await owner.score() == owner.work.jobs
     await owner.collect(run)
-
-
-def _respond(evaluator: ContainerEvaluator, body: bytes) -> bytes:
-    """The response to a request."""
-    header, payloads = container.read(body, max_frame_bytes=evaluator.max_frame_bytes)
-    evaluation = evaluator.begin(header)
-    for payload in payloads:
-        evaluation.add(payload)
-    return b"".join(container.write(*evaluation.finish()))

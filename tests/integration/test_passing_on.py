@@ -26,7 +26,7 @@ from shared.errors import RunError, UsageError
 from shared.messages import JobMessage
 from shared.settings import CONNECTION_STRING_VARIABLE, StorageSettings
 from shared.storage import Storage
-from tests.direct_products import respond
+from tests.scoring import respond
 from tests.unit.producer.pipeline import MODEL, data_set, result_info
 
 ROWS, ROWS_PER_JOB = data_set(12), 4

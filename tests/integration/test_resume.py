@@ -31,7 +31,7 @@ from shared.messages import JobMessage, Manifest
 from shared.settings import CONNECTION_STRING_VARIABLE, StorageSettings
 from shared.storage import Storage
 from tests.commands import CLEAN_ENVIRONMENT, blindscore
-from tests.direct_products import respond
+from tests.scoring import respond
 from tests.unit.producer.pipeline import ERROR, MODEL, data_set, result_info
 
 ROWS = data_set(240)

@@ -16,7 +16,8 @@ from shared.direct_scale import Quantised
 from shared.errors import ModelError
 from shared.linear import LinearModel
 from shared.params import DIRECT_PRESETS, DirectPreset
-from tests.direct_products import request, respond, whole_products
+from tests.direct_products import request, whole_products
+from tests.scoring import respond
 
 PRESETS = list(DIRECT_PRESETS.values())
 KINDS = ("normal", "heavy", "sparse", "equal", "signs")

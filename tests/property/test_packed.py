@@ -14,11 +14,12 @@ from producer.schemes import Encoding
 from producer.schemes.packed import SCHEME, PackedKey
 from score.schemes.packed import PackedEvaluator
 from score.schemes.packed_plan import MAX_RELATIVE_ERROR, make_plan, result_noise
-from shared import container, packed
+from shared import packed
 from shared.container import Header
 from shared.errors import ModelError
 from shared.linear import LinearModel
 from shared.params import PACKED_PRESETS, PackedPreset
+from tests.scoring import respond
 
 presets = st.sampled_from(sorted(PACKED_PRESETS.values(), key=lambda preset: preset.ring.degree))
 bounds = st.floats(2.0**-100, 2.0**100, allow_subnormal=False)
@@ -72,11 +73,7 @@ def test_the_error_stays_within_its_bound(
     rows *= input_bound
     key = key_of(preset.name)
     body = b"".join(key.encrypt(rows, Encoding("container", model.features, input_bound)))
-    header, payloads = container.read(body, max_frame_bytes=evaluator.max_frame_bytes)
-    evaluation = evaluator.begin(header)
-    for payload in payloads:
-        evaluation.add(payload)
-    scores = key.decrypt(b"".join(container.write(*evaluation.finish())), rows=count)
+    scores = key.decrypt(respond(evaluator, body), rows=count)
     checked = slice(0, 60)
     error = np.abs(scores[checked] - exact_scores(model, rows[checked])).max()
     assert error <= plan.error_bound

@@ -26,8 +26,8 @@ from producer.submit import Submission
 from score.schemes.direct import DirectEvaluator
 from shared.linear import LinearModel
 from shared.messages import JobMessage, Manifest, ResultInfo, utc_now
-from tests.direct_products import respond
 from tests.fakes import FakeQueue, FakeStore
+from tests.scoring import respond
 
 RUN = "run-1"
 FEATURES = 6

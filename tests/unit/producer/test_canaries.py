@@ -16,10 +16,10 @@ from producer.schemes import Encoding, Scores, client_scheme
 from score.schemes import ContainerEvaluator
 from score.schemes.direct import DirectEvaluator
 from score.schemes.packed import PackedEvaluator
-from shared import container
 from shared.errors import UsageError
 from shared.linear import LinearModel
 from shared.params import DIRECT_PRESETS, PACKED_PRESETS
+from tests.scoring import respond
 
 KEY = b"k" * 32
 RNG = np.random.default_rng(3)
@@ -101,11 +101,7 @@ def test_no_schemes_own_error_looks_like_a_cheat(scheme: str, preset: str, rows:
     canaries = Canaries(KEY, "run-1", 3)
     body = hidden(canaries, rows, job="000000", input_bound=1.0)
     request = b"".join(key.encrypt(body, Encoding("runs", 20, 1.0)))
-    header, payloads = container.read(request, max_frame_bytes=1 << 20)
-    evaluation = evaluator.begin(header)
-    for payload in payloads:
-        evaluation.add(payload)
-    result = b"".join(container.write(*evaluation.finish()))
+    result = respond(evaluator, request)
     scores = canaries.reveal(key.decrypt(result, rows=len(body)), job="000000")
     assert np.abs(scores - model.scores(rows)).max() < 1e-3
 

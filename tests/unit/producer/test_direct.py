@@ -30,8 +30,9 @@ from shared.errors import (
 )
 from shared.linear import LinearModel
 from shared.params import DIRECT_PRESETS, check_security
-from tests.direct_products import frames, request, respond
+from tests.direct_products import frames, request
 from tests.memory import traced_peak
+from tests.scoring import respond
 
 FEATURES = 6
 MODEL = LinearModel(np.random.default_rng(1).normal(size=(3, FEATURES)), np.array([0.5, -2.0, 1.0]))

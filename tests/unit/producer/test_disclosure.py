@@ -31,10 +31,11 @@ from producer.results import Fault
 from producer.schemes import Encoding, Scores, client_scheme
 from producer.show import show
 from score.schemes.packed import PackedEvaluator
-from shared import container, packed
+from shared import packed
 from shared.errors import UsageError
 from shared.linear import LinearModel
 from shared.params import PACKED_PRESETS
+from tests.scoring import respond
 from tests.unit.producer.test_report import MODEL, block, collected
 
 ROUNDED = Disclosure(digits=2, error=1e-5)
@@ -227,11 +228,7 @@ def test_errors_of_packed_are_within_what_is_reckoned_with(preset: str, bound: f
     encoding = Encoding(container="runs", features=1, input_bound=bound)
     request = b"".join(key.encrypt(rows, encoding))
     evaluator = PackedEvaluator(model)
-    header, payloads = container.read(request, max_frame_bytes=evaluator.max_frame_bytes)
-    evaluation = evaluator.begin(header)
-    for payload in payloads:
-        evaluation.add(payload)
-    scores = key.decrypt(b"".join(container.write(*evaluation.finish())), rows=2000)
+    scores = key.decrypt(respond(evaluator, request), rows=2000)
     largest = float(np.abs(scores).max())
     reckoned = {
         known: key_dependent_error(

@@ -29,7 +29,7 @@ from shared.errors import (
     MalformedRequest,
     SecretKeyError,
 )
-from tests.direct_products import respond
+from tests.scoring import respond
 from tests.unit.producer.pipeline import ERROR, FEATURES, KEY, MODEL, data_set
 
 ENCODING = Encoding("blindscore", FEATURES, 1.0)

@@ -36,7 +36,8 @@ from shared.errors import (
 from shared.linear import LinearModel
 from shared.params import DIRECT_PRESETS
 from shared.seal import HEADER, SealHeader
-from tests.direct_products import begun, decrypted, frames, request, respond, rounded
+from tests.direct_products import begun, decrypted, frames, request, rounded
+from tests.scoring import respond
 
 DATA = Path(__file__).parents[3] / ".." / "shared" / "data"
 N = 4096
