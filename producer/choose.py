@@ -12,6 +12,8 @@ from producer.offer import Offer
 from shared import ei
 from shared.direct import Layout
 from shared.errors import UsageError
+from shared.packed import features_per_ciphertext
+from shared.params import PACKED_DEFAULT, PACKED_PRESETS
 
 AUTO = "auto"
 WITHOUT_EVALUATION_KEYS = ("direct", "packed")
@@ -24,10 +26,11 @@ DIRECT_PRODUCT_MS = 0.95
 DIRECT_SCORE_MS = 0.02
 DIRECT_DEGREE = 4096
 
-PACKED_ROWS = 4096
-"""Rows in a job of `packed`, which cost by feature and by class, however few rows it holds."""
-PACKED_FEATURE_MS = 0.8
-PACKED_CLASS_MS = 1.9
+PACKED = PACKED_PRESETS[PACKED_DEFAULT]
+"""Jobs of `packed` cost by ciphertext, and by feature and class, however few rows they hold."""
+PACKED_CIPHERTEXT_MS = 0.75
+PACKED_FEATURE_MS = 0.03
+PACKED_CLASS_MS = 2.2
 
 EI_CIPHERTEXT_MS = 21.0
 """To encrypt one, which is all that is asked of it here."""
@@ -85,9 +88,20 @@ def _direct_job_ms(layout: Layout, rows: int, classes: int) -> float:
 
 
 def packed_cost_ms(rows: int, features: int, classes: int) -> float:
-    """Work of `packed`: it grows with the blocks of 4,096 rows."""
-    block_ms = (features + 1) * PACKED_FEATURE_MS + classes * PACKED_CLASS_MS
-    return -(-rows // PACKED_ROWS) * block_ms
+    """Work of `packed`: it grows with the blocks of 4,096 rows, and with parts of the last one."""
+    blocks, rest = divmod(rows, PACKED.ring.degree)
+    return blocks * _packed_block_ms(PACKED.ring.degree, features, classes) + (
+        _packed_block_ms(rest, features, classes) if rest else 0.0
+    )
+
+
+def _packed_block_ms(rows: int, features: int, classes: int) -> float:
+    ciphertexts = 1 + -(-features // features_per_ciphertext(PACKED, rows))
+    return (
+        ciphertexts * PACKED_CIPHERTEXT_MS
+        + features * PACKED_FEATURE_MS
+        + classes * PACKED_CLASS_MS
+    )
 
 
 def is_little(scheme: str, *, rows: int | None, features: int) -> bool:

@@ -1,8 +1,10 @@
 """What both sides of the `packed` scheme must agree on: layout, scales and formats.
 
-Ciphertext j carries feature j of up to N rows, row i in coefficient i. A score is a combination of
+A ciphertext carries a feature of up to N rows, row i in coefficient i. A score is a combination of
 features with plaintext factors, so every row of a block is scored by the same few additions of
-polynomials: no rotation, no product of polynomials, no evaluation key.
+polynomials: no rotation, no product of polynomials, no evaluation key. Where the rows leave room, k
+features follow one another in a ciphertext, see `features_per_ciphertext`; the scorer brings each
+to coefficient 0 by multiplying with a power of X, which only moves coefficients and changes signs.
 
 Values are integers x·2^scale_bits, encrypted without room between them and the noise, which so ends
 up in the low bits of the scores: the approximate arithmetic of CKKS (Cheon, Kim, Kim, Song, "Homo-
@@ -14,8 +16,9 @@ Frames of a request, each the 64-byte seed of its second polynomial, then coeffi
 modulo the prime, little endian:
 
     0        an encryption of zero, N coefficients: the public key that masks the results
-    1 …      the features in order (all, or those in the parameter `active`), one coefficient a row,
-             without its low bits (`shared.coefficients`), which the plan counts as noise
+    1 …      the features in order (all, or those in the parameter `active`), k to a frame, one
+             coefficient a row of each, without its low bits (`shared.coefficients`), which the plan
+             counts as noise
 
 Only the first is sent whole: masks are as good as random because the public key is.
 
@@ -44,7 +47,14 @@ MAX_WEIGHT_BITS = 700
 SEED_BYTES = 64
 NOISE = 21
 """What SEAL adds to a coefficient that it encrypts, at most (`score.schemes.packed_plan`)."""
+MAX_FEATURES_PER_CIPHERTEXT = 32
 _MAX_NAME = 80
+
+
+def features_per_ciphertext(preset: PackedPreset, rows: int) -> int:
+    """How many features of so many rows share a ciphertext: a power of two, as many as fit."""
+    fit = min(preset.ring.degree // rows, MAX_FEATURES_PER_CIPHERTEXT)
+    return 1 << (fit.bit_length() - 1)
 
 
 def scale_bits(preset: PackedPreset, input_bound: float) -> int:
@@ -83,20 +93,20 @@ def read_zero(preset: PackedPreset, payload: bytes) -> tuple[bytes, Words]:
     return _read(preset, payload, preset.ring.degree, size=preset.zero_bytes, dropped_bits=0)
 
 
-def write_feature(preset: PackedPreset, seed: bytes, words: Words) -> bytes:
-    """The frame of a feature; coefficients below the prime, shape (rows,)."""
+def write_features(preset: PackedPreset, seed: bytes, words: Words) -> bytes:
+    """The frame of features; coefficients below the prime, shape (features · rows,)."""
     return seed + coefficients.pack(
         words, size=preset.input_bytes, dropped_bits=preset.input_dropped_bits
     )
 
 
-def read_feature(preset: PackedPreset, payload: bytes, rows: int) -> tuple[bytes, Words]:
-    """The seed of a feature's frame and its coefficients, half a step off at most.
+def read_features(preset: PackedPreset, payload: bytes, count: int) -> tuple[bytes, Words]:
+    """The seed of a frame of features and its coefficients, half a step off at most.
 
-    Raises `CiphertextError` unless there is one a row, all below the prime.
+    Raises `CiphertextError` unless there are `count`, all below the prime.
     """
     dropped_bits = preset.input_dropped_bits
-    return _read(preset, payload, rows, size=preset.input_bytes, dropped_bits=dropped_bits)
+    return _read(preset, payload, count, size=preset.input_bytes, dropped_bits=dropped_bits)
 
 
 def _read(

@@ -1,4 +1,4 @@
-"""The `packed` scheme, key owner's side: thousands of rows in each ciphertext, one a feature.
+"""The `packed` scheme, key owner's side: thousands of values in each ciphertext.
 
 A ciphertext is SEAL's symmetric, seeded encryption of zero, in the coefficient form that SEAL's BFV
 has, plus the scaled values of the rows. That is what SEAL's own encryptor does (`encryptor.cpp`: it
@@ -14,7 +14,7 @@ import secrets
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, NoReturn
 
 import msgpack
@@ -42,7 +42,8 @@ SECRET_MAGIC = "blindscore-packed-secret"  # noqa: S105 - a format's name
 TAG_BYTES = 16
 PART_FEATURES = 160
 """Features of a block that are encrypted together: 4.4 MiB of ciphertexts at N = 4096, which are a
-block of an upload by themselves (`shared.azure_upload`)."""
+block of an upload by themselves (`shared.azure_upload`). Whole ciphertexts, however many features
+share one."""
 FEATURES_AT_ONCE = 16
 """Columns are read from the rows in groups, or every value would cost a cache miss."""
 
@@ -83,7 +84,7 @@ class PackedKey:
         return exported
 
     def encrypt(self, rows: Rows, encoding: Encoding) -> Iterator[bytes]:
-        """A container: an encryption of zero, then a ciphertext a feature, each as it is made.
+        """A container: an encryption of zero, then the features', each ciphertext as it is made.
 
         `rows` has shape (rows, `encoding.features`), with at most `preset.ring.degree` rows; for a
         part it has the part's features, and only the first part has what is before them.
@@ -95,20 +96,21 @@ class PackedKey:
         if encoding.active is not None and len(encoding.active) < encoding.features:
             features = sorted(encoding.active)
             parameters["active"] = packed.write_active(features, encoding.features)
+        together = packed.features_per_ciphertext(self.preset, len(rows))
         header = Header(
             scheme=self.scheme,
             parameters=parameters,
             rows=len(rows),
             features=encoding.features,
             key_id=self.key_id,
-            frames=1 + len(features),
+            frames=1 + -(-len(features) // together),
         )
         columns = encoding.columns or range(encoding.features)
         before = bisect_left(features, columns.start)
         own = features[before : bisect_left(features, columns.stop)]
         scale = math.ldexp(1.0, packed.scale_bits(self.preset, encoding.input_bound))
         ciphertexts = self._ciphertexts(rows, own, columns.start, scale)
-        frames = container.write_frames(ciphertexts, first=1 + before)
+        frames = container.write_frames(ciphertexts, first=1 + before // together)
         return frames if columns.start else chain(self._start(header), frames)
 
     def decrypt(self, body: bytes, *, rows: int) -> Scores:
@@ -146,10 +148,12 @@ class PackedKey:
     def _ciphertexts(
         self, rows: Rows, features: Sequence[int], offset: int, scale: float
     ) -> Iterator[bytes]:
-        """One for each of `features`; the first column of `rows` is feature `offset`."""
+        """Those of `features`; the first column of `rows` is feature `offset`."""
         prime = self.preset.prime
-        for first in range(0, len(features), FEATURES_AT_ONCE):
-            group = features[first : first + FEATURES_AT_ONCE]
+        together = packed.features_per_ciphertext(self.preset, len(rows))
+        at_once = max(together, FEATURES_AT_ONCE)
+        for first in range(0, len(features), at_once):
+            group = features[first : first + at_once]
             # A slice is far cheaper to read than a list of the same columns.
             columns = (
                 slice(group[0] - offset, group[-1] + 1 - offset)
@@ -157,10 +161,12 @@ class PackedKey:
                 else [feature - offset for feature in group]
             )
             integers = np.rint(rows.T[columns] * scale).astype(np.int64)
-            for values in modulo(integers, prime):
+            words = modulo(integers, prime)
+            for start in range(0, len(group), together):
+                values = words[start : start + together].ravel()
                 zero, seed = encryption_of_zero(self._ring, self._encryptor)
-                sums = add_modulo(zero[: len(rows)], values, prime)
-                yield packed.write_feature(self.preset, seed, sums)
+                sums = add_modulo(zero[: values.size], values, prime)
+                yield packed.write_features(self.preset, seed, sums)
 
     def _check_response(self, header: Header, *, rows: int) -> float:
         """What one unit of a result's coefficients is worth, of a response that is for us."""
@@ -193,10 +199,12 @@ class PackedScheme:
         return PACKED_PRESETS.get(preset, PACKED_PRESETS[PACKED_DEFAULT]).ring.degree
 
     def split(self, encoding: Encoding) -> Sequence[Encoding]:
-        """Parts of `PART_FEATURES` features: no ciphertext depends on those of others."""
-        features = range(encoding.features)
-        starts = range(0, encoding.features, PART_FEATURES)
-        return [replace(encoding, columns=features[start:][:PART_FEATURES]) for start in starts]
+        """Parts of `PART_FEATURES` features each that are encrypted; none depends on another."""
+        encrypted: Sequence[int] = range(encoding.features)
+        if encoding.active is not None:
+            encrypted = sorted(encoding.active)
+        bounds = [0, *encrypted[PART_FEATURES::PART_FEATURES], encoding.features]
+        return [replace(encoding, columns=range(*span)) for span in pairwise(bounds)]
 
     def generate(self, preset: str = "") -> PackedKey:
         """A new key for a preset of `shared.params.PACKED_PRESETS`. Raises `UsageError`."""

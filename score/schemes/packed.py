@@ -109,9 +109,11 @@ class PackedEvaluator:
                 f"rows have {header.features} features, the model takes {self.model.features}"
             )
         active = packed.read_active(header)
-        if header.frames != 1 + len(active):
+        together = packed.features_per_ciphertext(preset, header.rows)
+        frames = 1 + -(-len(active) // together)
+        if header.frames != frames:
             raise MalformedRequest(
-                f"{len(active)} features make {1 + len(active)} frames, "
+                f"{len(active)} features of {header.rows} rows make {frames} frames, "
                 f"the container has {header.frames}"
             )
         size = (preset.ring.degree + header.rows) * preset.result_bytes * self.model.classes
@@ -163,6 +165,8 @@ class PackedEvaluation:
         self._plan = plan
         self._input_bound = input_bound
         self._active = active
+        self._next = 0
+        self._together = packed.features_per_ciphertext(plan.preset, header.rows)
         self._ring = bfv.ring(plan.preset)
         self._parameters = self._ring.context.key_context_data().parms()
         self._used: list[bool] = np.any(plan.weights, axis=0).tolist()
@@ -172,23 +176,33 @@ class PackedEvaluation:
             length=header.rows + plan.preset.ring.degree,
         )
         self._public_key: Any = None
-        self._next = 0
 
     def add(self, payload: bytes) -> None:
-        """The next frame: the encryption of zero, then a feature each. Raises `CiphertextError`.
+        """The next frame: the encryption of zero, then features. Raises `CiphertextError`.
 
         Features that the model doesn't use cost no more than a look at their size.
         """
         if self._public_key is None:
             self._public_key = self._open_public_key(payload)
             return
-        if self._next == len(self._active):
+        features = self._active[self._next : self._next + self._together]
+        if not features:
             raise MalformedRequest("a ciphertext more than there are features")
-        feature = self._active[self._next]
-        seed, first = packed.read_feature(self._plan.preset, payload, self._header.rows)
-        if self._used[feature]:
-            self._sums.add(feature, first, self._expand(seed))
-        self._next += 1
+        self._next += len(features)
+        rows, preset = self._header.rows, self._plan.preset
+        seed, first = packed.read_features(preset, payload, len(features) * rows)
+        used = [number for number, feature in enumerate(features) if self._used[feature]]
+        if not used:
+            return
+        second = self._expand(seed)
+        for number in used:
+            start = number * rows
+            self._sums.add(
+                features[number],
+                first[start : start + rows],
+                second[start:],  # times X^-start, where X^N = -1
+                np.uint64(preset.prime) - second[:start],
+            )
 
     def finish(self) -> tuple[Header, Iterator[bytes]]:
         """The response, a ciphertext a class. Raises `MalformedRequest` when some are missing."""

@@ -2,7 +2,8 @@
 
     python -m tests.bench.bench_packed
 
-Times are CPU time of this process, the best of a few rounds, over the images of one full block.
+Times are CPU time of this process, the best of a few rounds, over the images of one full block, and
+of one of few.
 With the MNIST files the figures are those of the published model; else of random rows like them.
 """
 
@@ -23,8 +24,7 @@ from producer.schemes.packed import SCHEME, PackedKey
 from score.schemes.packed import PackedEvaluation, PackedEvaluator
 from shared import bfv, container, packed, seal
 from shared.coefficients import Words
-from shared.linear import LinearModel
-from shared.params import PACKED_DEFAULT, PACKED_PRESETS, PackedPreset
+from shared.params import PACKED_DEFAULT, PACKED_PRESETS
 from tests.bench import mnist
 from tests.bench.meter import one_core
 
@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 ROUNDS = 3
 CALLS = 200
+FEW = 128
 PIECE_BYTES = 256 * 1024
 
 
@@ -40,36 +41,53 @@ def run(preset: str = PACKED_DEFAULT) -> dict[str, float]:
     chosen = PACKED_PRESETS[preset]
     with one_core():
         task = mnist.task(chosen.ring.degree)
-        figures = measure(chosen, task.model, task.rows)
-    show(figures)
-    return {f"packed.block.{name}": value for name, value in figures.items()}
+        key, evaluator = SCHEME.generate(preset), PackedEvaluator(task.model)
+        body, figures = stages(key, evaluator, task.rows)
+        _, few = stages(key, evaluator, task.rows[:FEW])
+        figures |= parts(key, evaluator, body, task.rows, figures)
+    show(figures, few)
+    return {f"packed.block.{name}": value for name, value in figures.items()} | {
+        f"packed.few.{name}": value for name, value in few.items()
+    }
 
 
-def measure(preset: PackedPreset, model: LinearModel, rows: np.ndarray) -> dict[str, float]:
+def stages(
+    key: PackedKey, evaluator: PackedEvaluator, rows: np.ndarray
+) -> tuple[bytes, dict[str, float]]:
+    """A request of all rows, and what an image of it costs."""
     images, features = rows.shape
-    key, evaluator = SCHEME.generate(preset.name), PackedEvaluator(model)
     encoding = Encoding("container", features, 1.0)
     encrypt_us, body = best_us(lambda: b"".join(key.encrypt(rows, encoding)))
     evaluate_us, result = best_us(lambda: answer(evaluator, body))
     decrypt_us, scores = best_us(lambda: key.decrypt(result, rows=images))
-    expected = model.scores(rows)
-    figures = {
+    expected = evaluator.model.scores(rows)
+    return body, {
         "encrypt_us": encrypt_us / images,
         "evaluate_us": evaluate_us / images,
         "decrypt_us": decrypt_us / images,
         "up_bytes": len(body) / images,
         "down_bytes": len(result) / images,
         "max_error": float(np.abs(scores - expected).max()),
-        "error_bound": float(evaluator.describe()["presets"][preset.name]["error_bound"]),
+        "error_bound": float(evaluator.describe()["presets"][key.preset_name]["error_bound"]),
         "mismatches": float((scores.argmax(axis=1) != expected.argmax(axis=1)).sum()),
     }
-    used = int(model.weights.any(axis=0).sum())
-    figures |= client_parts(key, features, images)
-    figures |= scorer_parts(evaluator, body, used, images)
+
+
+def parts(
+    key: PackedKey,
+    evaluator: PackedEvaluator,
+    body: bytes,
+    rows: np.ndarray,
+    whole: dict[str, float],
+) -> dict[str, float]:
+    """Where the time of a full block goes, and what is left of each stage."""
+    images, features = rows.shape
+    used = int(evaluator.model.weights.any(axis=0).sum())
+    found = client_parts(key, features, images) | scorer_parts(evaluator, body, used, images)
     for stage in ("encrypt", "evaluate"):
-        parts = [value for name, value in figures.items() if name.startswith(f"{stage}.")]
-        figures[f"{stage}.rest_us"] = figures[f"{stage}_us"] - sum(parts)
-    return figures
+        known = sum(value for name, value in found.items() if name.startswith(f"{stage}."))
+        found[f"{stage}.rest_us"] = whole[f"{stage}_us"] - known
+    return found
 
 
 def client_parts(key: PackedKey, features: int, images: int) -> dict[str, float]:
@@ -92,7 +110,7 @@ def scorer_parts(
     evaluation = evaluator.begin(header)
     evaluation.add(payloads[0])
     preset = evaluation._plan.preset
-    seed, first = packed.read_feature(preset, payloads[1], images)
+    seed, first = packed.read_features(preset, payloads[1], images)
     words = tuple(int(word) for word in np.frombuffer(seed, dtype="<u8"))
     parameters = evaluation._parameters
     sample_us = call_us(lambda: util.sample_poly_uniform(sealapi.Blake2xbPRNG(words), parameters))
@@ -158,12 +176,13 @@ def call_us(function: Callable[[], object], *, calls: int = CALLS) -> float:
     return best_us(repeat)[0] / calls
 
 
-def show(figures: dict[str, float]) -> None:
+def show(figures: dict[str, float], few: dict[str, float]) -> None:
     """A line for each figure, parts below their whole."""
-    table = Table("packed, one core, an image", "")
+    table = Table("packed, one core, an image", "of a full block", f"of {FEW}")
     for name in sorted(figures, key=lambda name: name.replace("_us", "").split(".")):
         part = name.partition(".")[2]
-        table.add_row(f"  {part}" if part else name, f"{figures[name]:.3g}")
+        label = f"  {part}" if part else name
+        table.add_row(label, f"{figures[name]:.3g}", f"{few[name]:.3g}" if name in few else "")
     Console().print(table)
 
 

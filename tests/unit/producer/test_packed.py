@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgpack
@@ -56,9 +58,17 @@ def read_request(
     return container.read(b"".join(key.encrypt(rows, encoding)), max_frame_bytes=LIMIT)
 
 
-def decrypt_frame(key: PackedKey, payload: bytes, count: int) -> np.ndarray:
-    """What a frame of a request decrypts to, in units of its scale."""
-    seed, words = packed.read_feature(key.preset, payload, count)
+def decrypt_features(key: PackedKey, header: Header, payloads: list[bytes]) -> np.ndarray:
+    """What a request decrypts to, in units of its scale, shape (features sent, rows)."""
+    return np.concatenate([decrypt_frame(key, frame) for frame in payloads[1:]]).reshape(
+        -1, header.rows
+    )
+
+
+def decrypt_frame(key: PackedKey, payload: bytes) -> np.ndarray:
+    """What a frame of features decrypts to, in units of its scale."""
+    count = (len(payload) - packed.SEED_BYTES) // key.preset.input_bytes
+    seed, words = packed.read_features(key.preset, payload, count)
     generator = sealapi.Blake2xbPRNG([int(word) for word in np.frombuffer(seed, dtype="<u8")])
     parameters = key._ring.context.key_context_data().parms()
     polynomials = np.zeros((2, key.preset.ring.degree), dtype=np.uint64)
@@ -128,8 +138,8 @@ def test_a_secret_survives_export_and_load(key: PackedKey, rows: np.ndarray) -> 
     loaded = SCHEME.load(key.export_secret())
     assert loaded.key_id == key.key_id
     header, payloads = read_request(key, rows, ENCODING)
-    opened = decrypt_frame(loaded, payloads[1], header.rows) / 2.0**24
-    assert np.abs(opened - rows[:, 0]).max() < 1e-5
+    opened = decrypt_features(loaded, header, payloads) / 2.0**24
+    assert np.abs(opened - rows.T).max() < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -156,15 +166,31 @@ def test_a_secret_key_neither_pickles_nor_prints(key: PackedKey) -> None:
     assert "redacted" in repr(key)
 
 
-def test_a_request_is_as_small_as_its_rows(key: PackedKey, rows: np.ndarray) -> None:
+@pytest.mark.parametrize(
+    ("count", "together"),
+    [(1, 32), (64, 32), (65, 16), (511, 4), (512, 4), (513, 2), (1024, 2), (1025, 1), (2048, 1)],
+)
+def test_a_request_is_as_small_as_its_rows(key: PackedKey, count: int, together: int) -> None:
+    """The fewer they are, the more features share a ciphertext, and no coefficient is empty."""
+    rows = np.zeros((count, FEATURES))
     header, payloads = read_request(key, rows, ENCODING)
-    assert (header.rows, header.features, header.frames) == (5, FEATURES, 1 + FEATURES)
+    assert (header.rows, header.features) == (count, FEATURES)
+    assert header.frames == len(payloads) == 1 + math.ceil(FEATURES / together)
     assert header.key_id == key.key_id
     assert len(payloads[0]) == 64 + 7 * 2048
-    assert {len(payload) for payload in payloads[1:]} == {64 + 6 * 5}
+    assert sum(len(payload) - 64 for payload in payloads[1:]) == 6 * count * FEATURES
+    assert {len(payload) for payload in payloads[1:-1]} <= {64 + 6 * count * together}
 
 
-def test_ciphertexts_are_made_one_by_one(key: PackedKey, rows: np.ndarray) -> None:
+@pytest.mark.parametrize("count", [3, 300, 600, 1025])
+def test_features_follow_one_another(key: PackedKey, count: int) -> None:
+    rows = np.random.default_rng(6).uniform(-1, 1, (count, 37))
+    header, payloads = read_request(key, rows, Encoding("container", 37, 1.0))
+    opened = decrypt_features(key, header, payloads) / 2.0**24
+    assert np.abs(opened - rows.T).max() < 1e-5
+
+
+def test_ciphertexts_are_made_one_by_one(key: PackedKey) -> None:
     made = []
 
     class Counting:
@@ -174,7 +200,7 @@ def test_ciphertexts_are_made_one_by_one(key: PackedKey, rows: np.ndarray) -> No
 
     own = SCHEME.load(key.export_secret())
     own._encryptor = Counting()
-    pieces = own.encrypt(rows, ENCODING)
+    pieces = own.encrypt(np.zeros((2048, FEATURES)), ENCODING)
     next(pieces)
     assert not made
     for count in range(1, 4):
@@ -182,30 +208,38 @@ def test_ciphertexts_are_made_one_by_one(key: PackedKey, rows: np.ndarray) -> No
         assert len(made) == count
 
 
+@pytest.mark.parametrize("count", [3, 200, 1025])
 @pytest.mark.parametrize(
-    "active", [None, (0, PART - 1, PART, 2 * PART - 1), (PART + 2, WIDE - 1), (5,), ()]
+    ("active", "bounds"),
+    [
+        (None, [0, PART, 2 * PART, WIDE]),
+        (range(1, WIDE, 2), [0, 2 * PART + 1, WIDE]),
+        (range(PART + 1), [0, PART, WIDE]),
+        ((PART + 2, WIDE - 1), [0, WIDE]),
+        ((5,), [0, WIDE]),
+        ((), [0, WIDE]),
+    ],
 )
-def test_parts_make_up_the_whole(key: PackedKey, active: tuple[int, ...] | None) -> None:
-    wide = np.random.default_rng(4).uniform(-1, 1, (3, WIDE))
-    parts = SCHEME.split(Encoding("container", WIDE, 1.0, active=active))
+def test_parts_make_up_the_whole(
+    key: PackedKey, active: Sequence[int] | None, bounds: list[int], count: int
+) -> None:
+    """Each has as many of the features that are encrypted, in whole ciphertexts."""
+    wide = np.random.default_rng(4).uniform(-1, 1, (count, WIDE))
+    announced = None if active is None else tuple(reversed(active))
+    parts = SCHEME.split(Encoding("container", WIDE, 1.0, active=announced))
     spans = [part.columns or range(0) for part in parts]
-    assert [(span.start, span.stop) for span in spans] == [
-        (0, PART),
-        (PART, 2 * PART),
-        (2 * PART, WIDE),
-    ]
+    assert [(span.start, span.stop) for span in spans] == [*itertools.pairwise(bounds)]
     bodies = [
         b"".join(key.encrypt(wide[:, span.start : span.stop], part))
         for part, span in zip(parts, spans, strict=True)
     ]
     header, payloads = container.read(b"".join(bodies), max_frame_bytes=LIMIT)
-    assert (header.rows, header.features) == (3, WIDE)
-    features = range(WIDE) if active is None else active
-    assert packed.read_active(header) == list(features)
-    scale = 2.0 ** packed.scale_bits(PRESET, 1.0)
-    for feature, payload in zip(features, payloads[1:], strict=True):
-        found = decrypt_frame(key, payload, 3) / scale
-        assert np.abs(found - wide[:, feature]).max() < 1e-5
+    assert (header.rows, header.features) == (count, WIDE)
+    features = list(range(WIDE) if active is None else active)
+    assert packed.read_active(header) == features
+    if features:
+        opened = decrypt_features(key, header, payloads) / 2.0 ** packed.scale_bits(PRESET, 1.0)
+        assert np.abs(opened - wide.T[features]).max() < 1e-5
 
 
 def test_a_part_names_the_feature_that_cannot_be_encoded(key: PackedKey) -> None:
@@ -226,10 +260,7 @@ def test_a_ciphertext_holds_its_feature_and_noise(key: PackedKey) -> None:
     rows = np.random.default_rng(2).uniform(-3, 3, (2048, 2))
     header, payloads = read_request(key, rows, Encoding("container", 2, 3.0))
     scale = 2.0 ** packed.scale_bits(PRESET, 3.0)
-    first, second = (
-        decrypt_frame(key, payload, header.rows) - np.rint(column * scale)
-        for payload, column in zip(payloads[1:], rows.T, strict=True)
-    )
+    first, second = decrypt_features(key, header, payloads) - np.rint(rows.T * scale)
     for noise in (first, second):
         assert np.abs(noise).max() <= packed.input_noise(PRESET) + 1
         assert 8 < noise.std() < 12  # √(10.5 + 32²/12)
@@ -247,10 +278,12 @@ def test_values_are_added_modulo_the_prime() -> None:
     assert add_modulo(left, right, prime).tolist() == expected
 
 
-def test_the_same_rows_are_never_encrypted_alike(key: PackedKey, rows: np.ndarray) -> None:
+@pytest.mark.parametrize("count", [5, 2048])
+def test_the_same_rows_are_never_encrypted_alike(key: PackedKey, count: int) -> None:
+    rows = np.zeros((count, FEATURES))
     _, once = read_request(key, rows, ENCODING)
     _, again = read_request(key, rows, ENCODING)
-    assert len({payload[:64] for payload in once + again}) == 2 * (1 + FEATURES)
+    assert len({payload[:64] for payload in once + again}) == 2 * len(once)
     assert not set(once) & set(again)
 
 
@@ -258,9 +291,8 @@ def test_inactive_features_are_left_out(key: PackedKey, rows: np.ndarray) -> Non
     encoding = Encoding("container", FEATURES, 1.0, active=(17, 3))
     header, payloads = read_request(key, rows, encoding)
     assert packed.read_active(header) == [3, 17]
-    assert header.frames == len(payloads) == 3
-    opened = decrypt_frame(key, payloads[2], header.rows) / 2.0**24
-    assert np.abs(opened - rows[:, 17]).max() < 1e-5
+    opened = decrypt_features(key, header, payloads) / 2.0**24
+    assert np.abs(opened - rows.T[[3, 17]]).max() < 1e-5
 
 
 def test_all_features_active_is_the_same_as_not_saying(key: PackedKey, rows: np.ndarray) -> None:

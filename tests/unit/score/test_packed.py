@@ -34,6 +34,8 @@ DATA = Path(__file__).parents[3] / ".." / "shared" / "data"
 PRESET = PACKED_PRESETS["n2048"]
 FEATURES = 10
 UNUSED = (2, 7)
+ALONE = PRESET.ring.degree // 2 + 1
+"""So many rows that a ciphertext holds no more than one feature of them."""
 
 
 def make_model(classes: int = 3, seed: int = 0) -> LinearModel:
@@ -85,7 +87,7 @@ def bound_of(evaluator: PackedEvaluator, preset: str = PRESET.name) -> float:
     return bound
 
 
-@pytest.mark.parametrize("count", [1, 7, 2047, 2048])
+@pytest.mark.parametrize("count", [1, 7, 227, 228, 500, 1024, ALONE, 2047, 2048])
 def test_scores_are_the_models(
     key: PackedKey, evaluator: PackedEvaluator, model: LinearModel, count: int
 ) -> None:
@@ -134,20 +136,25 @@ def test_unused_features_are_not_expanded(
         return expand(self, seed)
 
     monkeypatch.setattr(PackedEvaluation, "_expand", counting)
-    header, payloads = request(key, random_rows(4))
+    header, payloads = request(key, random_rows(ALONE))
     answer(evaluator, header, payloads)
     used = [payload[:64] for at, payload in enumerate(payloads) if at - 1 not in UNUSED]
     assert expanded == used
 
 
-def test_unused_features_need_not_be_sent(key: PackedKey, model: LinearModel) -> None:
+@pytest.mark.parametrize(
+    ("count", "frames"), [(6, 2), (600, 1 + 4), (ALONE, 1 + FEATURES - len(UNUSED))]
+)
+def test_unused_features_need_not_be_sent(
+    key: PackedKey, model: LinearModel, count: int, frames: int
+) -> None:
     evaluator = PackedEvaluator(model, announce_zero_features=True)
     active = evaluator.describe()["active_features"]
     assert active == sorted(set(range(FEATURES)) - set(UNUSED))
-    rows = random_rows(6)
+    rows = random_rows(count)
     header, payloads = request(key, rows, active=active)
-    assert len(payloads) == 1 + FEATURES - len(UNUSED)
-    scores = key.decrypt(answer(evaluator, header, payloads), rows=6)
+    assert len(payloads) == frames
+    scores = key.decrypt(answer(evaluator, header, payloads), rows=count)
     assert np.abs(scores - model.scores(rows)).max() <= bound_of(evaluator)
 
 
@@ -197,8 +204,9 @@ def changed(header: Header, **changes: Any) -> Header:
         ({"parameters": {"active": "ff"}}, CiphertextError, "active features"),
         ({"parameters": {"active": "ffff"}}, CiphertextError, "active features"),
         ({"parameters": {"active": 5}}, CiphertextError, "hexadecimal|active features"),
-        ({"parameters": {"active": "ff01"}}, MalformedRequest, "9 features make 10 frames"),
+        ({"parameters": {"active": "ff01"}}, MalformedRequest, "9 features of 1025 rows make 10"),
         ({"rows": 2049}, CiphertextError, "2049 rows"),
+        ({"rows": ALONE - 1}, MalformedRequest, "make 6 frames, the container has 11"),
         ({"features": 9, "frames": 10}, FeatureCountError, "9 features, the model takes 10"),
         ({"features": 10**9}, FeatureCountError, "takes 10"),
         ({"frames": 10}, MalformedRequest, "11 frames"),
@@ -212,7 +220,7 @@ def test_headers_that_do_not_fit_are_refused(
     error: type[Exception],
     reason: str,
 ) -> None:
-    header, _ = request(key, random_rows(3))
+    header, _ = request(key, random_rows(ALONE))
     with pytest.raises(error, match=reason):
         evaluator.begin(changed(header, **changes))
 
@@ -233,7 +241,7 @@ def test_headers_that_do_not_fit_are_refused(
 def test_frames_that_are_no_ciphertexts_are_refused(
     key: PackedKey, evaluator: PackedEvaluator, damage: Callable[[bytes], bytes], at: int
 ) -> None:
-    header, payloads = request(key, random_rows(3))
+    header, payloads = request(key, random_rows(ALONE))
     evaluation = evaluator.begin(header)
     for payload in payloads[:at]:
         evaluation.add(payload)
@@ -241,11 +249,24 @@ def test_frames_that_are_no_ciphertexts_are_refused(
         evaluation.add(damage(payloads[at]))
 
 
+@pytest.mark.parametrize(("at", "features"), [(1, 3), (1, 5), (3, 1), (3, 4)])
+def test_a_shared_ciphertext_of_another_size_is_refused(
+    key: PackedKey, evaluator: PackedEvaluator, at: int, features: int
+) -> None:
+    """Ten features of 300 rows come four, four and two to a ciphertext."""
+    header, payloads = request(key, random_rows(300))
+    evaluation = evaluator.begin(header)
+    for payload in payloads[:at]:
+        evaluation.add(payload)
+    with pytest.raises(CiphertextError, match="bytes"):
+        evaluation.add((payloads[1] * 2)[: 64 + 6 * 300 * features])
+
+
 @pytest.mark.parametrize("count", [0, 1, FEATURES])
 def test_missing_frames_make_no_response(
     key: PackedKey, evaluator: PackedEvaluator, count: int
 ) -> None:
-    header, payloads = request(key, random_rows(3))
+    header, payloads = request(key, random_rows(ALONE))
     evaluation = evaluator.begin(header)
     for payload in payloads[:count]:
         evaluation.add(payload)
@@ -254,7 +275,7 @@ def test_missing_frames_make_no_response(
 
 
 def test_a_frame_too_many_is_refused(key: PackedKey, evaluator: PackedEvaluator) -> None:
-    header, payloads = request(key, random_rows(3))
+    header, payloads = request(key, random_rows(ALONE))
     evaluation = evaluator.begin(header)
     for payload in payloads:
         evaluation.add(payload)
