@@ -35,7 +35,7 @@ def _sizes(scheme: str, features: int) -> tuple[int, int]:
         case "direct":  # a frame for the masks, then frames of rows
             frame = DIRECT_CIPHERTEXT_BYTES + FRAME_BYTES
             return HEADER_BYTES + frame, -(-features // DIRECT_DEGREE) * frame
-        case "packed":  # a frame for the masks, of N coefficients, then one a feature
+        case "packed":  # a frame for the masks, of N coefficients, then one a feature at most
             frames = (features + 1) * (packed.SEED_BYTES + FRAME_BYTES)
             active = features // 4  # hexadecimal, where some are left out
             return HEADER_BYTES + PACKED_ZERO_BYTES + frames + active, features * PACKED_INPUT_BYTES

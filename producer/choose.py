@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from producer.offer import Offer
-from shared import ei
+from shared import ei, packed
 from shared.direct import Layout
 from shared.errors import UsageError
-from shared.packed import features_per_ciphertext
 from shared.params import PACKED_DEFAULT, PACKED_PRESETS
 
 AUTO = "auto"
@@ -27,7 +26,7 @@ DIRECT_SCORE_MS = 0.02
 DIRECT_DEGREE = 4096
 
 PACKED = PACKED_PRESETS[PACKED_DEFAULT]
-"""Jobs of `packed` cost by ciphertext, and by feature and class, however few rows they hold."""
+"""Of jobs of `packed`, which cost by ciphertext, by feature and by class; rows share these."""
 PACKED_CIPHERTEXT_MS = 0.75
 PACKED_FEATURE_MS = 0.03
 PACKED_CLASS_MS = 2.2
@@ -96,7 +95,7 @@ def packed_cost_ms(rows: int, features: int, classes: int) -> float:
 
 
 def _packed_block_ms(rows: int, features: int, classes: int) -> float:
-    ciphertexts = 1 + -(-features // features_per_ciphertext(PACKED, rows))
+    ciphertexts = 1 + len(packed.ciphertexts(PACKED, rows=rows, features=range(features)))
     return (
         ciphertexts * PACKED_CIPHERTEXT_MS
         + features * PACKED_FEATURE_MS

@@ -53,7 +53,10 @@ class ResidueSums:
         self._totals = np.zeros((len(factors), length), dtype=np.int64)
 
     def add(self, column: int, *parts: Words) -> None:
-        """Add factors[:, column] times the vector that `parts` make, one after the other."""
+        """Add factors[:, column] times the vector that `parts` make, one after the other.
+
+        Words are below 2^MAX_PRIME_BITS: the prime itself, as a negative zero, is as good as zero.
+        """
         row, start = self._halves[len(self._columns)], 0
         for part in parts:
             row[start : start + 2 * part.size] = part.astype("<u8", copy=False).view("<u4")

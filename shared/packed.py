@@ -2,9 +2,10 @@
 
 A ciphertext carries a feature of up to N rows, row i in coefficient i. A score is a combination of
 features with plaintext factors, so every row of a block is scored by the same few additions of
-polynomials: no rotation, no product of polynomials, no evaluation key. Where the rows leave room, k
-features follow one another in a ciphertext, see `features_per_ciphertext`; the scorer brings each
-to coefficient 0 by multiplying with a power of X, which only moves coefficients and changes signs.
+polynomials: no rotation, no product of polynomials, no evaluation key. Where the rows leave room,
+features follow one another in a ciphertext (see `ciphertexts`), row i of the second in coefficient
+rows + i. The scorer brings each to coefficient 0 by multiplying with a power of X, which moves
+coefficients and changes signs.
 
 Values are integers x·2^scale_bits, encrypted without room between them and the noise, which so ends
 up in the low bits of the scores: the approximate arithmetic of CKKS (Cheon, Kim, Kim, Song, "Homo-
@@ -16,9 +17,9 @@ Frames of a request, each the 64-byte seed of its second polynomial, then coeffi
 modulo the prime, little endian:
 
     0        an encryption of zero, N coefficients: the public key that masks the results
-    1 …      the features in order (all, or those in the parameter `active`), k to a frame, one
-             coefficient a row of each, without its low bits (`shared.coefficients`), which the plan
-             counts as noise
+    1 …      the features in order (all, or those in the parameter `active`), as many to a frame as
+             share a ciphertext, one coefficient a row of each, without its low bits
+             (`shared.coefficients`), which the plan counts as noise
 
 Only the first is sent whole: masks are as good as random because the public key is.
 
@@ -31,6 +32,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 
@@ -47,14 +49,23 @@ MAX_WEIGHT_BITS = 700
 SEED_BYTES = 64
 NOISE = 21
 """What SEAL adds to a coefficient that it encrypts, at most (`score.schemes.packed_plan`)."""
-MAX_FEATURES_PER_CIPHERTEXT = 32
+SECTION_FEATURES = 160
+"""Features of two sections share no ciphertext, so that each can be encrypted by itself: of a full
+block at N = 4096 they are 4.4 MiB, which are a block of an upload (`shared.azure_upload`)."""
 _MAX_NAME = 80
 
 
-def features_per_ciphertext(preset: PackedPreset, rows: int) -> int:
-    """How many features of so many rows share a ciphertext: a power of two, as many as fit."""
-    fit = min(preset.ring.degree // rows, MAX_FEATURES_PER_CIPHERTEXT)
-    return 1 << (fit.bit_length() - 1)
+def ciphertexts(preset: PackedPreset, *, rows: int, features: Sequence[int]) -> list[Sequence[int]]:
+    """Which features are in each ciphertext of 1 to N rows: as many of a section as fit.
+
+    `features` are those that are sent, in order.
+    """
+    together = preset.ring.degree // rows
+    found: list[Sequence[int]] = []
+    for _, section in groupby(features, lambda feature: feature // SECTION_FEATURES):
+        sent = list(section)
+        found += [sent[first : first + together] for first in range(0, len(sent), together)]
+    return found
 
 
 def scale_bits(preset: PackedPreset, input_bound: float) -> int:

@@ -14,7 +14,8 @@ import secrets
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, pairwise
+from itertools import chain
+from operator import itemgetter
 from typing import Any, NoReturn
 
 import msgpack
@@ -40,10 +41,6 @@ from shared.params import PACKED_DEFAULT, PACKED_PRESETS, PackedPreset
 
 SECRET_MAGIC = "blindscore-packed-secret"  # noqa: S105 - a format's name
 TAG_BYTES = 16
-PART_FEATURES = 160
-"""Features of a block that are encrypted together: 4.4 MiB of ciphertexts at N = 4096, which are a
-block of an upload by themselves (`shared.azure_upload`). Whole ciphertexts, however many features
-share one."""
 FEATURES_AT_ONCE = 16
 """Columns are read from the rows in groups, or every value would cost a cache miss."""
 
@@ -93,24 +90,24 @@ class PackedKey:
         check_rows(rows, encoding, self.preset)
         parameters = packed.header_parameters(self.preset, input_bound=encoding.input_bound)
         features: Sequence[int] = range(encoding.features)
-        if encoding.active is not None and len(encoding.active) < encoding.features:
-            features = sorted(encoding.active)
+        if encoding.active is not None and set(encoding.active) != set(features):
+            features = sorted(set(encoding.active))
             parameters["active"] = packed.write_active(features, encoding.features)
-        together = packed.features_per_ciphertext(self.preset, len(rows))
+        groups = packed.ciphertexts(self.preset, rows=len(rows), features=features)
         header = Header(
             scheme=self.scheme,
             parameters=parameters,
             rows=len(rows),
             features=encoding.features,
             key_id=self.key_id,
-            frames=1 + -(-len(features) // together),
+            frames=1 + len(groups),
         )
         columns = encoding.columns or range(encoding.features)
-        before = bisect_left(features, columns.start)
-        own = features[before : bisect_left(features, columns.stop)]
+        before = bisect_left(groups, columns.start, key=itemgetter(0))
+        own = groups[before : bisect_left(groups, columns.stop, key=itemgetter(0))]
         scale = math.ldexp(1.0, packed.scale_bits(self.preset, encoding.input_bound))
         ciphertexts = self._ciphertexts(rows, own, columns.start, scale)
-        frames = container.write_frames(ciphertexts, first=1 + before // together)
+        frames = container.write_frames(ciphertexts, first=1 + before)
         return frames if columns.start else chain(self._start(header), frames)
 
     def decrypt(self, body: bytes, *, rows: int) -> Scores:
@@ -146,24 +143,18 @@ class PackedKey:
         yield from container.write_frames([packed.write_zero(self.preset, seed, zero)])
 
     def _ciphertexts(
-        self, rows: Rows, features: Sequence[int], offset: int, scale: float
+        self, rows: Rows, groups: Sequence[Sequence[int]], offset: int, scale: float
     ) -> Iterator[bytes]:
-        """Those of `features`; the first column of `rows` is feature `offset`."""
+        """One for each group of features; the first column of `rows` is feature `offset`."""
         prime = self.preset.prime
-        together = packed.features_per_ciphertext(self.preset, len(rows))
-        at_once = max(together, FEATURES_AT_ONCE)
-        for first in range(0, len(features), at_once):
-            group = features[first : first + at_once]
-            # A slice is far cheaper to read than a list of the same columns.
-            columns = (
-                slice(group[0] - offset, group[-1] + 1 - offset)
-                if isinstance(group, range)
-                else [feature - offset for feature in group]
-            )
-            integers = np.rint(rows.T[columns] * scale).astype(np.int64)
+        at_once = max(1, FEATURES_AT_ONCE // len(groups[0])) if groups else 1
+        for first in range(0, len(groups), at_once):
+            some = groups[first : first + at_once]
+            features = list(chain.from_iterable(some))
+            integers = np.rint(_columns(rows, features, offset) * scale).astype(np.int64)
             words = modulo(integers, prime)
-            for start in range(0, len(group), together):
-                values = words[start : start + together].ravel()
+            for group in some:
+                values, words = words[: len(group)].ravel(), words[len(group) :]
                 zero, seed = encryption_of_zero(self._ring, self._encryptor)
                 sums = add_modulo(zero[: values.size], values, prime)
                 yield packed.write_features(self.preset, seed, sums)
@@ -199,12 +190,13 @@ class PackedScheme:
         return PACKED_PRESETS.get(preset, PACKED_PRESETS[PACKED_DEFAULT]).ring.degree
 
     def split(self, encoding: Encoding) -> Sequence[Encoding]:
-        """Parts of `PART_FEATURES` features each that are encrypted; none depends on another."""
-        encrypted: Sequence[int] = range(encoding.features)
-        if encoding.active is not None:
-            encrypted = sorted(encoding.active)
-        bounds = [0, *encrypted[PART_FEATURES::PART_FEATURES], encoding.features]
-        return [replace(encoding, columns=range(*span)) for span in pairwise(bounds)]
+        """The sections of the features: no ciphertext depends on those of others."""
+        features = range(encoding.features)
+        starts = features[:: packed.SECTION_FEATURES]
+        return [
+            replace(encoding, columns=features[start : start + packed.SECTION_FEATURES])
+            for start in starts
+        ]
 
     def generate(self, preset: str = "") -> PackedKey:
         """A new key for a preset of `shared.params.PACKED_PRESETS`. Raises `UsageError`."""
@@ -266,6 +258,14 @@ def check_rows(rows: Rows, encoding: Encoding, preset: PackedPreset) -> None:
             f"{columns.start + feature}: "
             f"beyond the declared bound of {bound:g}"
         )
+
+
+def _columns(rows: Rows, features: Sequence[int], offset: int) -> Rows:
+    """Those of `features`, shape (features, rows); the first of `rows` is feature `offset`."""
+    first, end = features[0] - offset, features[-1] + 1 - offset
+    if end - first == len(features):
+        return rows.T[first:end]  # far cheaper to read than a list of the same columns
+    return rows.T[[feature - offset for feature in features]]
 
 
 def modulo(integers: npt.NDArray[np.int64], prime: int) -> Words:

@@ -4,10 +4,11 @@ Such a sum is one product of matrices modulo the prime: the model's integers tim
 coefficients (`score.residues`). Only what SEAL alone may do is asked of it: to draw the second
 polynomial of each ciphertext from its seed, and to encrypt the masks.
 
-Why masks: a sum's second polynomial is Σ n_kj·a_j, where the seeds give all a_j to everyone, and so
-N equations for the F factors n_kj. Whoever carries requests and responses could solve them and read
-the model. So a fresh public-key encryption of zero, under a key that the request brings, is added
-to each class: to anyone without the secret key the result then looks random.
+Why masks: a sum's second polynomial is Σ n_kj·a_j, where the seeds give all a_j to everyone (those
+of features in one ciphertext are one, times powers of X), and so N equations for the F factors
+n_kj. Whoever carries requests and responses could solve them and read the model. So a fresh
+public-key encryption of zero, under a key that the request brings, is added to each class: to
+anyone without the secret key the result then looks random.
 
 The key owner is another matter. Scores themselves give a linear model away to him (as many rows as
 there are features will do), and nothing hides the noise of a result: no circuit privacy.
@@ -16,7 +17,7 @@ there are features will do), and nothing hides the noise of a result: no circuit
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -109,11 +110,10 @@ class PackedEvaluator:
                 f"rows have {header.features} features, the model takes {self.model.features}"
             )
         active = packed.read_active(header)
-        together = packed.features_per_ciphertext(preset, header.rows)
-        frames = 1 + -(-len(active) // together)
-        if header.frames != frames:
+        groups = packed.ciphertexts(preset, rows=header.rows, features=active)
+        if header.frames != 1 + len(groups):
             raise MalformedRequest(
-                f"{len(active)} features of {header.rows} rows make {frames} frames, "
+                f"{len(active)} features of {header.rows} rows make {1 + len(groups)} frames, "
                 f"the container has {header.frames}"
             )
         size = (preset.ring.degree + header.rows) * preset.result_bytes * self.model.classes
@@ -131,7 +131,7 @@ class PackedEvaluator:
                 f"the model uses {missing.size} features that the container leaves out",
                 remedy="encrypt all features, or those that the endpoint announces",
             )
-        return PackedEvaluation(header, plan, input_bound, active)
+        return PackedEvaluation(header, plan, input_bound, groups)
 
     def _describe(self, preset: PackedPreset) -> Json:
         try:
@@ -160,13 +160,14 @@ class PackedEvaluator:
 class PackedEvaluation:
     """One request: sums grow as ciphertexts arrive; no ciphertext is kept."""
 
-    def __init__(self, header: Header, plan: Plan, input_bound: float, active: list[int]) -> None:
+    def __init__(
+        self, header: Header, plan: Plan, input_bound: float, groups: Sequence[Sequence[int]]
+    ) -> None:
+        """`groups` are the features in each ciphertext."""
         self._header = header
         self._plan = plan
         self._input_bound = input_bound
-        self._active = active
-        self._next = 0
-        self._together = packed.features_per_ciphertext(plan.preset, header.rows)
+        self._groups = groups
         self._ring = bfv.ring(plan.preset)
         self._parameters = self._ring.context.key_context_data().parms()
         self._used: list[bool] = np.any(plan.weights, axis=0).tolist()
@@ -176,6 +177,7 @@ class PackedEvaluation:
             length=header.rows + plan.preset.ring.degree,
         )
         self._public_key: Any = None
+        self._next = 0
 
     def add(self, payload: bytes) -> None:
         """The next frame: the encryption of zero, then features. Raises `CiphertextError`.
@@ -185,29 +187,25 @@ class PackedEvaluation:
         if self._public_key is None:
             self._public_key = self._open_public_key(payload)
             return
-        features = self._active[self._next : self._next + self._together]
-        if not features:
+        if self._next == len(self._groups):
             raise MalformedRequest("a ciphertext more than there are features")
-        self._next += len(features)
-        rows, preset = self._header.rows, self._plan.preset
-        seed, first = packed.read_features(preset, payload, len(features) * rows)
-        used = [number for number, feature in enumerate(features) if self._used[feature]]
+        group, rows = self._groups[self._next], self._header.rows
+        seed, first = packed.read_features(self._plan.preset, payload, len(group) * rows)
+        self._next += 1
+        used = [(at * rows, feature) for at, feature in enumerate(group) if self._used[feature]]
         if not used:
             return
         second = self._expand(seed)
-        for number in used:
-            start = number * rows
-            self._sums.add(
-                features[number],
-                first[start : start + rows],
-                second[start:],  # times X^-start, where X^N = -1
-                np.uint64(preset.prime) - second[:start],
-            )
+        negative = (
+            np.uint64(self._plan.preset.prime) - second[: used[-1][0]]
+        )  # of 0 it is the prime
+        for start, feature in used:  # times X^-start, where X^N = -1
+            self._sums.add(feature, first[start : start + rows], second[start:], negative[:start])
 
     def finish(self) -> tuple[Header, Iterator[bytes]]:
         """The response, a ciphertext a class. Raises `MalformedRequest` when some are missing."""
-        if self._public_key is None or self._next != len(self._active):
-            raise MalformedRequest(f"{self._next} of {len(self._active)} features came")
+        if self._public_key is None or self._next != len(self._groups):
+            raise MalformedRequest(f"{self._next} of {len(self._groups)} ciphertexts came")
         plan = self._plan
         parameters = packed.header_parameters(plan.preset, input_bound=self._input_bound)
         header = Header(

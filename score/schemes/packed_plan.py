@@ -5,12 +5,15 @@ modulo the prime q. Sources are SEAL 4.1's, in native/src/seal; N is the degree.
 
 - Feature j of a row is the integer m = round(x·2^scale_bits), so |m - x·2^scale_bits| ≤ 1/2 and
   |m| ≤ X with X = input_bound·2^scale_bits ≤ 2^data_bits.
-- Its ciphertext decrypts to m + e. `util/rlwe.cpp`, `sample_poly_cbd`, draws e as 21 bits minus 21
-  others, so |e| ≤ 21, always. (For Gaussian noise SEAL clips at 6·3.2, which is less.)
+- Its coefficient of a ciphertext decrypts to m + e. `util/rlwe.cpp`, `sample_poly_cbd`, draws e as
+  21 bits minus 21 others, so |e| ≤ 21, always. (For Gaussian noise SEAL clips at 6·3.2, which is
+  less.) Multiplied by a power of X, both polynomials of a ciphertext decrypt to the product of that
+  power and what they decrypted to: the same values elsewhere, some with the other sign, none of
+  these among a feature's. So it makes no difference how many features share a ciphertext.
 - It comes without its low c bits, for which the middle is taken: up to 2^(c-1) more.
-- Class k is Σ_j n_kj·(ciphertext j) + round(b_k·2^(scale_bits + weight_bits)), with the integers
-  n_kj = round(w_kj·2^weight_bits). A factor scales coefficients, so |Σ_j n_kj·e| ≤ E·‖n_k‖₁ with
-  E = 21 + 2^(c-1).
+- Class k is Σ_j n_kj·(feature j's ciphertext) + round(b_k·2^(scale_bits + weight_bits)), with the
+  integers n_kj = round(w_kj·2^weight_bits). A factor scales coefficients, so |Σ_j n_kj·e| ≤
+  E·‖n_k‖₁ with E = 21 + 2^(c-1).
 - The mask is a public-key encryption of zero. `encrypt_zero_asymmetric` decrypts to e₀ + e₁·s - u·e
   with ternary u and s: a coefficient is at most 21·(2N + 1).
 - Results are sent without their low d bits: at most 2^(d-1) for the first polynomial and, times s,

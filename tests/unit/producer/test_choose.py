@@ -16,6 +16,34 @@ def test_one_row_goes_direct_and_many_go_packed() -> None:
     assert choose(rows=None, features=784, classes=10, offered=ALL).scheme == "packed"
 
 
+@pytest.mark.parametrize(
+    ("rows", "features", "classes", "ms"),
+    [
+        (4096, 784, 10, 785 * 0.75 + 784 * 0.03 + 10 * 2.2),
+        (2049, 784, 10, 785 * 0.75 + 784 * 0.03 + 10 * 2.2),
+        (2048, 784, 10, 393 * 0.75 + 784 * 0.03 + 10 * 2.2),
+        (100, 784, 10, (1 + 4 * 4 + 4) * 0.75 + 784 * 0.03 + 10 * 2.2),
+        (1, 30, 1, 2 * 0.75 + 30 * 0.03 + 2.2),
+        (0, 30, 1, 0),
+    ],
+)
+def test_packed_costs_by_ciphertext_feature_and_class(
+    rows: int, features: int, classes: int, ms: float
+) -> None:
+    """However few rows there are; features of few share a ciphertext, 160 at most."""
+    assert packed_cost_ms(rows, features, classes) == pytest.approx(ms)
+    more = packed_cost_ms(4096 + rows, features, classes)
+    assert more == pytest.approx(ms + packed_cost_ms(4096, features, classes))
+
+
+@pytest.mark.parametrize(("features", "classes"), [(784, 10), (64, 10), (30, 1)])
+def test_a_hundred_rows_go_packed_and_ten_do_not(features: int, classes: int) -> None:
+    def pick(rows: int) -> str:
+        return choose(rows=rows, features=features, classes=classes, offered=ALL).scheme
+
+    assert (pick(10), pick(100)) == ("direct", "packed")
+
+
 @pytest.mark.parametrize("features", [2, 64, 784, 5000])
 def test_there_is_one_crossing(features: int) -> None:
     """Up to some number of rows direct costs less; beyond it, packed does, for good."""

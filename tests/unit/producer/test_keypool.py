@@ -19,7 +19,6 @@ from producer import keypool, keyprocess
 from producer.keypool import PARTS_AHEAD, KeyPool
 from producer.rows import Rows, StoredRows
 from producer.schemes import Encoding, Scores, client_scheme
-from producer.schemes.packed import PART_FEATURES
 from score.schemes.direct import DirectEvaluator
 from shared import container, forkserver
 from shared.errors import (
@@ -29,6 +28,7 @@ from shared.errors import (
     MalformedRequest,
     SecretKeyError,
 )
+from shared.packed import SECTION_FEATURES
 from tests.scoring import respond
 from tests.unit.producer.pipeline import ERROR, FEATURES, KEY, MODEL, data_set
 
@@ -80,7 +80,7 @@ async def test_blocks_that_are_encrypted_at_once_do_not_mix(pool: KeyPool) -> No
 async def test_a_block_is_encrypted_in_parts(processes: int) -> None:
     """So that its first bytes are on their way while the last are made."""
     key = client_scheme("packed").generate("n2048")
-    features = 2 * PART_FEATURES + 1
+    features = 2 * SECTION_FEATURES + 1
     rows = np.zeros((2, features))
     async with KeyPool("packed", key.export_secret(), processes=processes) as pool:
         pieces = pool.encrypt(StoredRows(rows), Encoding("blindscore", features, 1.0))
@@ -105,7 +105,7 @@ async def test_parts_wait_in_memory_only_as_many_as_keep_the_processes_at_work(
 
     monkeypatch.setattr(KeyPool, "_encrypt", counted)
     key = client_scheme("packed").generate("n2048")
-    features = 10 * PART_FEATURES
+    features = 10 * SECTION_FEATURES
     rows = StoredRows(np.zeros((1, features)))
     async with KeyPool("packed", key.export_secret(), processes=0) as pool:
         taken = 0
@@ -125,7 +125,7 @@ async def test_every_process_has_a_part_to_work_on(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(KeyPool, "_encrypt", encrypt)
     key = client_scheme("packed").generate("n2048")
-    features = 2 * processes * PART_FEATURES
+    features = 2 * processes * SECTION_FEATURES
     rows = StoredRows(np.zeros((1, features)))
     async with (
         asyncio.timeout(WITHIN_S),
@@ -138,7 +138,7 @@ async def test_every_process_has_a_part_to_work_on(monkeypatch: pytest.MonkeyPat
 async def test_of_blocks_at_once_the_first_is_whole_first() -> None:
     """So that it is scored while the others are still encrypted."""
     key = client_scheme("packed").generate("n2048")
-    features = 8 * PART_FEATURES
+    features = 8 * SECTION_FEATURES
     rows = StoredRows(np.zeros((1025, features)))  # a ciphertext for each feature
     taken: list[int] = []
     async with KeyPool("packed", key.export_secret(), processes=2) as pool:

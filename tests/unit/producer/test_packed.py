@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import math
 import pickle
@@ -17,7 +16,6 @@ from tenseal import sealapi
 from tenseal.sealapi import util
 
 from producer.schemes import ClientKey, ClientScheme, Encoding, client_scheme
-from producer.schemes.packed import PART_FEATURES as PART
 from producer.schemes.packed import SCHEME, PackedKey, add_modulo, modulo
 from producer.schemes.packed_seal import plain_coefficients
 from shared import bfv, blobnames, container, packed
@@ -31,13 +29,14 @@ from shared.errors import (
     SecretKeyError,
     UsageError,
 )
-from shared.params import PACKED_DEFAULT, PACKED_PRESETS, check_security
+from shared.params import PACKED_DEFAULT, PACKED_PRESETS, PackedPreset, check_security
 from tests.memory import traced_peak
 
 PRESET = PACKED_PRESETS["n2048"]
 FEATURES = 20
 ENCODING = Encoding("container", FEATURES, 1.0)
 LIMIT = packed.max_frame_bytes(PRESET)
+PART = packed.SECTION_FEATURES
 WIDE = 2 * PART + 44
 PRODUCT_BITS = packed.scale_bits(PRESET, 1.0) + 3
 
@@ -168,7 +167,7 @@ def test_a_secret_key_neither_pickles_nor_prints(key: PackedKey) -> None:
 
 @pytest.mark.parametrize(
     ("count", "together"),
-    [(1, 32), (64, 32), (65, 16), (511, 4), (512, 4), (513, 2), (1024, 2), (1025, 1), (2048, 1)],
+    [(1, 20), (102, 20), (103, 19), (512, 4), (513, 3), (1024, 2), (1025, 1), (2048, 1)],
 )
 def test_a_request_is_as_small_as_its_rows(key: PackedKey, count: int, together: int) -> None:
     """The fewer they are, the more features share a ciphertext, and no coefficient is empty."""
@@ -188,6 +187,20 @@ def test_features_follow_one_another(key: PackedKey, count: int) -> None:
     header, payloads = read_request(key, rows, Encoding("container", 37, 1.0))
     opened = decrypt_features(key, header, payloads) / 2.0**24
     assert np.abs(opened - rows.T).max() < 1e-5
+
+
+@pytest.mark.parametrize("preset", PACKED_PRESETS.values(), ids=lambda preset: preset.name)
+def test_as_many_features_share_a_ciphertext_as_fit(preset: PackedPreset) -> None:
+    degree = preset.ring.degree
+
+    def shared(rows: int, features: Sequence[int]) -> list[list[int]]:
+        return [list(group) for group in packed.ciphertexts(preset, rows=rows, features=features)]
+
+    assert shared(degree, range(3)) == shared(degree // 2 + 1, range(3)) == [[0], [1], [2]]
+    assert shared(degree // 2, range(3)) == [[0, 1], [2]]
+    assert shared(degree // 3, range(7)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert shared(1, (2, 7, PART - 1, PART, 3 * PART)) == [[2, 7, PART - 1], [PART], [3 * PART]]
+    assert shared(1, ()) == []
 
 
 def test_ciphertexts_are_made_one_by_one(key: PackedKey) -> None:
@@ -210,25 +223,28 @@ def test_ciphertexts_are_made_one_by_one(key: PackedKey) -> None:
 
 @pytest.mark.parametrize("count", [3, 200, 1025])
 @pytest.mark.parametrize(
-    ("active", "bounds"),
+    "active",
     [
-        (None, [0, PART, 2 * PART, WIDE]),
-        (range(1, WIDE, 2), [0, 2 * PART + 1, WIDE]),
-        (range(PART + 1), [0, PART, WIDE]),
-        ((PART + 2, WIDE - 1), [0, WIDE]),
-        ((5,), [0, WIDE]),
-        ((), [0, WIDE]),
+        None,
+        range(1, WIDE, 2),
+        range(PART + 1),
+        (0, PART - 1, PART, 2 * PART - 1),
+        (PART + 2, WIDE - 1),
+        (5,),
+        (),
     ],
 )
-def test_parts_make_up_the_whole(
-    key: PackedKey, active: Sequence[int] | None, bounds: list[int], count: int
-) -> None:
-    """Each has as many of the features that are encrypted, in whole ciphertexts."""
+def test_parts_make_up_the_whole(key: PackedKey, active: Sequence[int] | None, count: int) -> None:
+    """However many features share a ciphertext, and wherever those that are sent are."""
     wide = np.random.default_rng(4).uniform(-1, 1, (count, WIDE))
-    announced = None if active is None else tuple(reversed(active))
+    announced = None if active is None else tuple(reversed(active)) + tuple(active[:1])
     parts = SCHEME.split(Encoding("container", WIDE, 1.0, active=announced))
     spans = [part.columns or range(0) for part in parts]
-    assert [(span.start, span.stop) for span in spans] == [*itertools.pairwise(bounds)]
+    assert [(span.start, span.stop) for span in spans] == [
+        (0, PART),
+        (PART, 2 * PART),
+        (2 * PART, WIDE),
+    ]
     bodies = [
         b"".join(key.encrypt(wide[:, span.start : span.stop], part))
         for part, span in zip(parts, spans, strict=True)

@@ -19,11 +19,11 @@ from producer import backlog, patience
 from producer.keypool import KeyPool
 from producer.rows import StoredRows
 from producer.schemes import client_scheme
-from producer.schemes.packed import PART_FEATURES
 from producer.submit import rows_tag
 from shared import blobnames
 from shared.errors import RunError, StorageUnavailable
 from shared.messages import JobMessage, Manifest
+from shared.packed import SECTION_FEATURES
 from shared.ports import BlobInfo
 from tests.fakes import FakeQueue, FakeStore
 from tests.unit.producer.pipeline import (
@@ -406,7 +406,7 @@ async def test_a_storage_account_that_is_away_for_a_while_is_waited_for(
             if seen[name] == 4:
                 raise StorageUnavailable("the answer is lost")
 
-    rows = np.random.default_rng(1).uniform(-1, 1, size=(4, 2 * PART_FEATURES + 4))
+    rows = np.random.default_rng(1).uniform(-1, 1, size=(4, 2 * SECTION_FEATURES + 4))
     key = client_scheme("packed").generate()
     world = World(tmp_path, store=Shaky(fuse=Fuse()), rows_per_job=2, in_flight=1)
     async with (

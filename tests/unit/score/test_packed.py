@@ -6,6 +6,7 @@ import gzip
 import json
 import tracemalloc
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def test_unused_features_are_not_expanded(
 
 
 @pytest.mark.parametrize(
-    ("count", "frames"), [(6, 2), (600, 1 + 4), (ALONE, 1 + FEATURES - len(UNUSED))]
+    ("count", "frames"), [(6, 2), (600, 1 + 3), (ALONE, 1 + FEATURES - len(UNUSED))]
 )
 def test_unused_features_need_not_be_sent(
     key: PackedKey, model: LinearModel, count: int, frames: int
@@ -249,17 +250,46 @@ def test_frames_that_are_no_ciphertexts_are_refused(
         evaluation.add(damage(payloads[at]))
 
 
-@pytest.mark.parametrize(("at", "features"), [(1, 3), (1, 5), (3, 1), (3, 4)])
+@pytest.mark.parametrize(("at", "features"), [(1, 5), (1, 7), (2, 3), (2, 6)])
 def test_a_shared_ciphertext_of_another_size_is_refused(
     key: PackedKey, evaluator: PackedEvaluator, at: int, features: int
 ) -> None:
-    """Ten features of 300 rows come four, four and two to a ciphertext."""
+    """Ten features of 300 rows are six in one and four in another, and nothing makes up for it."""
     header, payloads = request(key, random_rows(300))
     evaluation = evaluator.begin(header)
     for payload in payloads[:at]:
         evaluation.add(payload)
     with pytest.raises(CiphertextError, match="bytes"):
         evaluation.add((payloads[1] * 2)[: 64 + 6 * 300 * features])
+    for payload in payloads[at + 1 :]:
+        with suppress(CiphertextError):
+            evaluation.add(payload)
+    with pytest.raises(MalformedRequest, match="of 2 ciphertexts came"):
+        evaluation.finish()
+
+
+@pytest.mark.parametrize("count", [1, 31, 100, 700, ALONE])
+def test_sums_are_those_of_polynomials(key: PackedKey, count: int) -> None:
+    """To the last bit: of each feature's factor times its ciphertext times the power of X that
+    brings its rows to coefficient 0, where X^N is -1."""
+    rng = np.random.default_rng(8)
+    model = LinearModel(rng.normal(0, 1, (2, 40)), np.zeros(2))
+    header, payloads = request(key, rng.uniform(-1, 1, (count, 40)))
+    evaluation = PackedEvaluator(model).begin(header)
+    for payload in payloads:
+        evaluation.add(payload)
+    expected = np.zeros((2, count + PRESET.ring.degree), dtype=object)
+    together = min(PRESET.ring.degree // count, 40)
+    for number, payload in enumerate(payloads[1:]):
+        group = range(40)[number * together :][:together]
+        seed, first = packed.read_features(PRESET, payload, len(group) * count)
+        second = evaluation._expand(seed).astype(object)
+        for at, feature in enumerate(group):
+            start = at * count
+            moved = [*first[start:][:count].astype(object), *second[start:], *-second[:start]]
+            factors = evaluation._plan.weights[:, feature].astype(object)
+            expected += np.outer(factors, np.array(moved, dtype=object))
+    assert (evaluation._sums.total() == expected % PRESET.prime).all()
 
 
 @pytest.mark.parametrize("count", [0, 1, FEATURES])
