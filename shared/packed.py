@@ -32,6 +32,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import groupby
 
 import numpy as np
@@ -55,17 +56,20 @@ block at N = 4096 they are 4.4 MiB, which are a block of an upload (`shared.azur
 _MAX_NAME = 80
 
 
-def ciphertexts(preset: PackedPreset, *, rows: int, features: Sequence[int]) -> list[Sequence[int]]:
+@lru_cache(maxsize=4)
+def ciphertexts(
+    preset: PackedPreset, *, rows: int, features: range | tuple[int, ...]
+) -> tuple[tuple[int, ...], ...]:
     """Which features are in each ciphertext of 1 to N rows: as many of a section as fit.
 
-    `features` are those that are sent, in order.
+    `features` are those that are sent, in order. Every part of a block asks for the same.
     """
     together = preset.ring.degree // rows
-    found: list[Sequence[int]] = []
+    found: list[tuple[int, ...]] = []
     for _, section in groupby(features, lambda feature: feature // SECTION_FEATURES):
-        sent = list(section)
+        sent = tuple(section)
         found += [sent[first : first + together] for first in range(0, len(sent), together)]
-    return found
+    return tuple(found)
 
 
 def scale_bits(preset: PackedPreset, input_bound: float) -> int:
@@ -178,11 +182,11 @@ def write_active(active: Sequence[int], features: int) -> str:
     return np.packbits(bits, bitorder="little").tobytes().hex()
 
 
-def read_active(header: Header) -> list[int]:
+def read_active(header: Header) -> range | tuple[int, ...]:
     """The features that a request holds, in the order of its frames. Raises `CiphertextError`."""
     text = header.parameters.get("active")
     if text is None:
-        return list(range(header.features))
+        return range(header.features)
     try:
         bits = np.frombuffer(bytes.fromhex(str(text)), dtype=np.uint8)
     except ValueError as error:
@@ -190,7 +194,7 @@ def read_active(header: Header) -> list[int]:
     active: list[int] = np.flatnonzero(np.unpackbits(bits, bitorder="little")).tolist()
     if len(bits) != -(-header.features // 8) or (active and active[-1] >= header.features):
         raise CiphertextError(f"the container's active features are not of {header.features}")
-    return active
+    return tuple(active)
 
 
 def key_blob(preset: PackedPreset, tag: bytes) -> bytes:

@@ -89,9 +89,9 @@ class PackedKey:
         """
         check_rows(rows, encoding, self.preset)
         parameters = packed.header_parameters(self.preset, input_bound=encoding.input_bound)
-        features: Sequence[int] = range(encoding.features)
+        features: range | tuple[int, ...] = range(encoding.features)
         if encoding.active is not None and set(encoding.active) != set(features):
-            features = sorted(set(encoding.active))
+            features = tuple(sorted(set(encoding.active)))
             parameters["active"] = packed.write_active(features, encoding.features)
         groups = packed.ciphertexts(self.preset, rows=len(rows), features=features)
         header = Header(

@@ -196,9 +196,8 @@ class PackedEvaluation:
         if not used:
             return
         second = self._expand(seed)
-        negative = (
-            np.uint64(self._plan.preset.prime) - second[: used[-1][0]]
-        )  # of 0 it is the prime
+        prime = np.uint64(self._plan.preset.prime)
+        negative = prime - second[: used[-1][0]]  # the prime itself for 0
         for start, feature in used:  # times X^-start, where X^N = -1
             self._sums.add(feature, first[start : start + rows], second[start:], negative[:start])
 

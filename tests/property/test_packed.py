@@ -128,7 +128,7 @@ def test_active_features_are_read_as_written(features: int, data: st.DataObject)
         key_id="0" * 64,
         frames=1,
     )
-    assert packed.read_active(header) == active
+    assert list(packed.read_active(header)) == active
 
 
 @given(presets, st.integers(1, 50), st.integers(0, 2**32))
