@@ -35,7 +35,7 @@ Parameter = int | float | str | tuple[int, ...] | tuple[float, ...]
 class Header(BaseModel):
     """What a body holds: enough to refuse it, or to read it, before the first ciphertext."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     scheme: str = Field(pattern=r"^[a-z][a-z0-9]{0,15}$")
     parameters: Mapping[str, Parameter]

@@ -136,6 +136,8 @@ def test_every_truncation_is_refused(body: bytes) -> None:
         ([start(key_id="../../etc/passwd")], "key_id"),
         ([start(parameters={"nested": {"a": 1}})], "parameters"),
         ([start(parameters={7: 1})], "not a blindscore container"),
+        ([start(parameters={"scale": float("nan")})], "scale.*finite"),
+        ([start(parameters={"scales": [1.0, -float("inf")]})], "parameters.scales"),
     ],
 )
 def test_refuses(items: list[object], reason: str) -> None:
