@@ -73,7 +73,7 @@ class Worker:
                 elif self._idle_too_long():
                     self.stop("the queue is empty")
                 elif not self._stopping.is_set():
-                    patience = 1 + 2 * self.in_hand  # who has work can wait longer for more
+                    patience = max(1, 3 * self.in_hand - 2)  # with jobs in hand more can wait
                     await self._slots.wait(min(patience * next(pauses), POLL_MAX_S))
         finally:
             self.stop("the loop ended")
