@@ -6,6 +6,7 @@ as `make bench` measures them. Their ratio decides, so the machine they come fro
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from producer.offer import Offer
@@ -69,11 +70,8 @@ def choose(*, rows: int | None, features: int, classes: int, offered: frozenset[
 
 def direct_cost_ms(rows: int, features: int, classes: int) -> float:
     """Work of `direct`: it grows with the rows."""
-    jobs, rest = divmod(rows, DIRECT_ROWS)
     layout = Layout(DIRECT_DEGREE, features)
-    return jobs * _direct_job_ms(layout, DIRECT_ROWS, classes) + (
-        _direct_job_ms(layout, rest, classes) if rest else 0.0
-    )
+    return _in_jobs(rows, DIRECT_ROWS, lambda count: _direct_job_ms(layout, count, classes))
 
 
 def _direct_job_ms(layout: Layout, rows: int, classes: int) -> float:
@@ -88,9 +86,8 @@ def _direct_job_ms(layout: Layout, rows: int, classes: int) -> float:
 
 def packed_cost_ms(rows: int, features: int, classes: int) -> float:
     """Work of `packed`: it grows with the blocks of 4,096 rows, and with parts of the last one."""
-    blocks, rest = divmod(rows, PACKED.ring.degree)
-    return blocks * _packed_block_ms(PACKED.ring.degree, features, classes) + (
-        _packed_block_ms(rest, features, classes) if rest else 0.0
+    return _in_jobs(
+        rows, PACKED.ring.degree, lambda count: _packed_block_ms(count, features, classes)
     )
 
 
@@ -101,6 +98,12 @@ def _packed_block_ms(rows: int, features: int, classes: int) -> float:
         + features * PACKED_FEATURE_MS
         + classes * PACKED_CLASS_MS
     )
+
+
+def _in_jobs(rows: int, rows_per_job: int, job_ms: Callable[[int], float]) -> float:
+    """Work of full jobs and one of the rest, where `job_ms` is that of a job of so many rows."""
+    jobs, rest = divmod(rows, rows_per_job)
+    return jobs * job_ms(rows_per_job) + (job_ms(rest) if rest else 0.0)
 
 
 def is_little(scheme: str, *, rows: int | None, features: int) -> bool:

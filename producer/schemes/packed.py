@@ -90,8 +90,8 @@ class PackedKey:
         check_rows(rows, encoding, self.preset)
         parameters = packed.header_parameters(self.preset, input_bound=encoding.input_bound)
         features: range | tuple[int, ...] = range(encoding.features)
-        if encoding.active is not None and set(encoding.active) != set(features):
-            features = tuple(sorted(set(encoding.active)))
+        if encoding.active is not None and len(sent := set(encoding.active)) < encoding.features:
+            features = tuple(sorted(sent))
             parameters["active"] = packed.write_active(features, encoding.features)
         groups = packed.ciphertexts(self.preset, rows=len(rows), features=features)
         header = Header(
