@@ -53,8 +53,7 @@ def response(key: DirectKey) -> bytes:
 def changed(body: bytes, **fields: object) -> bytes:
     """A body with another header."""
     header, payloads = frames(body)
-    header = Header.model_validate({**header.model_dump(), **fields})
-    return b"".join(container.write(header, payloads))
+    return b"".join(container.write(header.model_copy(update=fields), payloads))
 
 
 def with_parameters(body: bytes, **parameters: object) -> bytes:
@@ -276,6 +275,7 @@ def test_a_response_takes_no_more_memory_than_its_bytes_account_for(
         (lambda body: with_parameters(body, plain_bits=20), CiphertextError),
         (lambda body: with_parameters(body, degree=8192), CiphertextError),
         (lambda body: with_parameters(body, input_bound=1e300), CiphertextError),
+        (lambda body: with_parameters(body, input_bound=np.inf), MalformedRequest),
         (lambda body: with_parameters(body, input_bound=-1.0), CiphertextError),
         (lambda body: with_parameters(body, preset="other"), CiphertextError),
         (lambda body: with_parameters(body, surplus=1), CiphertextError),

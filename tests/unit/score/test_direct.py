@@ -491,6 +491,7 @@ def test_headers_that_promise_something_else_are_refused(
         {"plain_bits": 20},
         {"surplus": 1},
         {"input_bound": 0.0},
+        {"input_bound": float("nan")},
         {"input_bound": 1e300},
         {"input_bound": "1"},
         {"classes": 4},
@@ -500,9 +501,9 @@ def test_parameters_that_are_not_the_presets_are_refused(
     key: DirectKey, evaluator: DirectEvaluator, parameters: dict[str, object]
 ) -> None:
     header, _ = frames(request(key, ROWS))
-    fields = {**header.model_dump(), "parameters": {**header.parameters, **parameters}}
+    changed = header.model_copy(update={"parameters": {**header.parameters, **parameters}})
     with pytest.raises(CiphertextError):
-        evaluator.begin(Header.model_validate(fields))
+        evaluator.begin(changed)
 
 
 def test_a_bound_that_costs_the_precision_is_refused(key: DirectKey) -> None:
