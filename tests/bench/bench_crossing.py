@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from score.schemes import ContainerEvaluator
 from score.schemes.direct import DirectEvaluator
 from score.schemes.packed import PackedEvaluator
 from shared.linear import LinearModel
+from tests.bench.meter import one_core
 from tests.scoring import respond
 
 SHAPES = ((784, 10), (64, 10), (30, 1))
@@ -28,7 +28,6 @@ REPEATS = 3
 
 def run() -> dict[str, float]:
     """Print the table; returns the crossing of each shape, in rows."""
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     table = Table(title="direct or packed, one core", title_justify="left")
     for heading in (
         "features x classes",
@@ -68,7 +67,8 @@ def measure(scheme: str, evaluator: ContainerEvaluator, rows: Rows) -> float:
         for first in range(0, len(rows), step):
             once(key, evaluator, rows[first : first + step])
 
-    return median_ms(all_jobs)
+    with one_core():
+        return median_ms(all_jobs)
 
 
 def once(key: ClientKey, evaluator: ContainerEvaluator, rows: Rows) -> None:
