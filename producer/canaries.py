@@ -25,7 +25,7 @@ from producer.schemes import Scores
 from shared.errors import BlindscoreError, UsageError
 
 RELATIVE_TOLERANCE = 1e-3
-"""Of the distance between a block's scores. Copies differ by 1.4e-5 of it in the coarsest preset of
+"""Of the distance between a block's scores. Copies differ by 4e-6 of it in the coarsest preset of
 `packed`, by 1e-7 in its default one, and not at all in `direct`."""
 ABSOLUTE_TOLERANCE = 1e-5
 """For scores so small that the error of `ei`, which does not shrink with them, is what is left."""

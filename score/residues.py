@@ -2,7 +2,7 @@
 
 A BLAS multiplies doubles many times faster than anything multiplies residues, and it is exact as
 long as all its sums are integers below 2^53, in whichever order it adds. So residues are cut into
-halves of 32 bits and factors into digits of 12 bits and the rest.
+halves of 32 bits, and factors that are too large for that into 12 low bits and the rest.
 """
 
 from __future__ import annotations
@@ -19,36 +19,42 @@ from shared.coefficients import Words
 Integers = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
 
-DIGIT_BITS = 12
+LOW_BITS = 12
 HALF_BITS = 32
+SMALL_NORM = 1 << 21
+"""Of a row of factors that stay whole."""
 MAX_NORM = 1 << 32
 """Of a row of factors, in ℓ1."""
 MAX_PRIME_BITS = 60
 VECTORS_PER_PRODUCT = 32
 """Enough to pay for going over the sums once more; their doubles take 4 MB at N = 4096."""
 ROWS_PER_PRODUCT = 32
-"""Of digits, two a class: a product is kept only until it is added to the sums."""
+"""Of whole factors or parts of them: a product is kept only until it is added to the sums."""
 VECTORS_PER_FOLD = 1024
 
 
 class ResidueSums:
     """Σ_j factors[k, j] · vector_j modulo a prime, for all k, with vectors taken one by one.
 
-    Between two folds each sum stays below 2^53. With n = high·2^12 + low and |low| ≤ 2^11, and the
-    halves below 2^32: Σ|low| ≤ 1024·2^11 = 2^21, and Σ|high| ≤ MAX_NORM/2^12 + 1024/2 < 2^21.
+    Between two folds each sum stays below 2^53, as halves are below 2^32 and each row multiplies
+    them by at most 2^21: a whole one by its norm; and of n = high·2^12 + low, |low| ≤ 2^11, it is
+    Σ|low| ≤ 1024·2^11 = 2^21 and Σ|high| ≤ MAX_NORM/2^12 + 1024/2 < 2^21.
     """
 
     def __init__(self, factors: Integers, *, prime: int, length: int) -> None:
         """`factors` has shape (K, J); vectors have shape (length,)."""
-        if int(np.abs(factors).sum(axis=1).max()) > MAX_NORM or prime.bit_length() > MAX_PRIME_BITS:
+        norms = np.abs(factors).sum(axis=1)
+        if int(norms.max()) > MAX_NORM or prime.bit_length() > MAX_PRIME_BITS:
             raise ValueError("factors or prime too large for exact sums")
         self._prime = prime
-        high = (factors + (1 << (DIGIT_BITS - 1))) >> DIGIT_BITS
-        low = factors - (high << DIGIT_BITS)
-        self._digits = np.concatenate((low, high)).astype(np.float64)
+        self._large = np.flatnonzero(norms > SMALL_NORM)
+        high = (factors[self._large] + (1 << (LOW_BITS - 1))) >> LOW_BITS
+        low = factors.copy()
+        low[self._large] -= high << LOW_BITS
+        self._factors = np.concatenate((low, high)).astype(np.float64)
         self._halves = np.empty((VECTORS_PER_PRODUCT, 2 * length))
         self._columns: list[int] = []
-        self._sums = np.zeros((len(self._digits), 2 * length))
+        self._sums = np.zeros((len(self._factors), 2 * length))
         self._since_fold = 0
         self._totals = np.zeros((len(factors), length), dtype=np.int64)
 
@@ -75,11 +81,11 @@ class ResidueSums:
         count = len(self._columns)
         if not count:
             return
-        digits, halves = self._digits[:, self._columns], self._halves[:count]
+        factors, halves = self._factors[:, self._columns], self._halves[:count]
         with _blas().limit(limits=1):
-            for first in range(0, len(digits), ROWS_PER_PRODUCT):
+            for first in range(0, len(factors), ROWS_PER_PRODUCT):
                 rows = slice(first, first + ROWS_PER_PRODUCT)
-                self._sums[rows] += digits[rows] @ halves
+                self._sums[rows] += factors[rows] @ halves
         self._columns.clear()
         self._since_fold += count
         if self._since_fold > VECTORS_PER_FOLD - VECTORS_PER_PRODUCT:
@@ -87,13 +93,13 @@ class ResidueSums:
 
     def _fold(self) -> None:
         """Move the sums of doubles into the totals."""
-        classes = len(self._totals)
-        for k in range(classes):
-            for row, digit_shift in ((k, 0), (classes + k, DIGIT_BITS)):
-                for half in (0, 1):
-                    sums, bits = self._sums[row, half::2], digit_shift + half * HALF_BITS
-                    self._totals[k] += _shifted(sums, bits, self._prime)
-            self._totals[k] %= self._prime
+        count = len(self._totals)
+        for row, sums in enumerate(self._sums):
+            k, shift = (row, 0) if row < count else (self._large[row - count], LOW_BITS)
+            for half in (0, 1):
+                bits = shift + half * HALF_BITS
+                self._totals[k] += _shifted(sums[half::2], bits, self._prime)
+        self._totals %= self._prime
         self._sums[:] = 0
         self._since_fold = 0
 

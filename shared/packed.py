@@ -23,15 +23,16 @@ modulo the prime, little endian:
 
 Only the first is sent whole: masks are as good as random because the public key is.
 
-A frame of a response is a class: a coefficient a row of the first polynomial, then N of the second,
-without their low bits.
+A frame of a response is a digit of a class, the lowest of each class first (a scorer may split its
+weights, `score.schemes.packed_plan`): a coefficient a row of the first polynomial, then N of the
+second, without their low bits. A score is the sum of its digits' values times 2^digit_bits each.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from itertools import groupby
 
@@ -47,12 +48,15 @@ SCHEME = "packed"
 MAX_KEY_BLOB_BYTES = 4096
 MIN_INPUT_BOUND, MAX_INPUT_BOUND = 2.0**-128, 2.0**128
 MAX_WEIGHT_BITS = 700
+MAX_DIGITS, MAX_DIGIT_BITS = 4, 40
 SEED_BYTES = 64
 NOISE = 21
 """What SEAL adds to a coefficient that it encrypts, at most (`score.schemes.packed_plan`)."""
 SECTION_FEATURES = 160
 """Features of two sections share no ciphertext, so that each can be encrypted by itself: of a full
 block at N = 4096 they are 4.4 MiB, which are a block of an upload (`shared.azure_upload`)."""
+WEIGHTS = ("weight_bits", "digits", "digit_bits")
+"""What responses say of the scale of weights, and of the digits that they are split into."""
 _MAX_NAME = 80
 
 
@@ -137,7 +141,7 @@ def _read(
 
 
 def header_parameters(preset: PackedPreset, *, input_bound: float) -> dict[str, Parameter]:
-    """What a header says of ring and scale; requests may add `active`, responses `weight_bits`."""
+    """What a header says of ring and scale; requests may add `active`, responses `WEIGHTS`."""
     return {
         "preset": preset.name,
         "degree": preset.ring.degree,
@@ -148,12 +152,12 @@ def header_parameters(preset: PackedPreset, *, input_bound: float) -> dict[str, 
     }
 
 
-def read_parameters(header: Header, *, extra: str) -> tuple[PackedPreset, float]:
+def read_parameters(header: Header, *, extra: Collection[str]) -> tuple[PackedPreset, float]:
     """The preset and the input bound of a header, which may say `extra` besides and no more.
 
     Raises `CiphertextError` for parameters that we don't know.
     """
-    given = {name: value for name, value in header.parameters.items() if name != extra}
+    given = {name: value for name, value in header.parameters.items() if name not in extra}
     preset = PACKED_PRESETS.get(str(given.get("preset")))
     input_bound = given.get("input_bound")
     if preset is None or not isinstance(input_bound, int | float):

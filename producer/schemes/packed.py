@@ -119,13 +119,13 @@ class PackedKey:
             raise CiphertextError(f"{rows} rows don't fit preset {self.preset.name} of packed")
         frame_bytes = (rows + self._ring.degree) * self.preset.result_bytes
         header, payloads = container.read(body, max_frame_bytes=frame_bytes)
-        unit = self._check_response(header, rows=rows)
+        units = self._check_response(header, rows=rows)
         for payload in payloads:  # before there is room for what they only promise
             if len(payload) != frame_bytes:
                 raise CiphertextError(
                     f"a result has {len(payload)} bytes, {frame_bytes} are needed"
                 )
-        scores = np.empty((rows, header.frames))
+        scores = np.zeros((rows, header.frames // len(units)))
         for k, payload in enumerate(payloads):
             words = bfv.unpack(self._ring, payload, what="a result")
             polynomials = np.zeros((2, self._ring.degree), dtype=np.uint64)
@@ -133,7 +133,8 @@ class PackedKey:
             polynomials[1] = words[rows:]
             plain = sealapi.Plaintext()
             self._decryptor.decrypt(bfv.ciphertext(self._ring, polynomials), plain)
-            scores[:, k] = plain_coefficients(self._ring, plain)[:rows] * unit
+            column, digit = divmod(k, len(units))
+            scores[:, column] += plain_coefficients(self._ring, plain)[:rows] * units[digit]
         return scores
 
     def _start(self, header: Header) -> Iterator[bytes]:
@@ -159,23 +160,29 @@ class PackedKey:
                 sums = add_modulo(zero[: values.size], values, prime)
                 yield packed.write_features(self.preset, seed, sums)
 
-    def _check_response(self, header: Header, *, rows: int) -> float:
-        """What one unit of a result's coefficients is worth, of a response that is for us."""
+    def _check_response(self, header: Header, *, rows: int) -> list[float]:
+        """What a unit of the coefficients of each of a class's digits is worth.
+
+        For a response that is for us; raises `CiphertextError` or `MalformedRequest` for any other.
+        """
         if header.scheme != self.scheme or header.key_id != self.key_id:
             raise CiphertextError(f"the response is not for packed key {self.key_id}")
         if header.rows != rows:
             raise MalformedRequest(f"the response has {header.rows} rows, {rows} were asked for")
-        preset, input_bound = packed.read_parameters(header, extra="weight_bits")
-        bits = header.parameters.get("weight_bits")
-        if (
-            preset != self.preset
-            or not header.frames
-            or not (isinstance(bits, int) and abs(bits) <= packed.MAX_WEIGHT_BITS)
-        ):
-            raise CiphertextError("the response's parameters are not those of the request")
-        return math.ldexp(
-            preset.prime / 2.0**preset.plain_bits, -(packed.scale_bits(preset, input_bound) + bits)
-        )
+        preset, input_bound = packed.read_parameters(header, extra=packed.WEIGHTS)
+        match [header.parameters.get(name) for name in packed.WEIGHTS]:
+            case [int(bits), int(digits), int(digit_bits)] if (
+                preset == self.preset
+                and abs(bits) <= packed.MAX_WEIGHT_BITS
+                and 1 <= digits <= packed.MAX_DIGITS
+                and 0 <= digit_bits <= packed.MAX_DIGIT_BITS
+                and header.frames
+                and header.frames % digits == 0
+            ):
+                unit = preset.prime / 2.0**preset.plain_bits
+                lowest = -(packed.scale_bits(preset, input_bound) + bits)
+                return [math.ldexp(unit, lowest + digit_bits * digit) for digit in range(digits)]
+        raise CiphertextError("the response's parameters are not those of the request")
 
 
 class PackedScheme:

@@ -7,7 +7,7 @@ polynomial of each ciphertext from its seed, and to encrypt the masks.
 Why masks: a sum's second polynomial is Σ n_kj·a_j, where the seeds give all a_j to everyone (those
 of features in one ciphertext are one, times powers of X), and so N equations for the F factors
 n_kj. Whoever carries requests and responses could solve them and read the model. So a fresh
-public-key encryption of zero, under a key that the request brings, is added to each class: to
+public-key encryption of zero, under a key that the request brings, is added to each result: to
 anyone without the secret key the result then looks random.
 
 The key owner is another matter. Scores themselves give a linear model away to him (as many rows as
@@ -102,7 +102,7 @@ class PackedEvaluator:
 
         Raises `CiphertextError`, `FeatureCountError`, `MalformedRequest`, `BodyTooLarge`.
         """
-        preset, input_bound = packed.read_parameters(header, extra="active")
+        preset, input_bound = packed.read_parameters(header, extra=("active",))
         if preset.name not in self._offered:
             raise CiphertextError(f"preset {preset.name} of packed is not offered")
         if header.features != self.model.features:
@@ -116,15 +116,15 @@ class PackedEvaluator:
                 f"{len(active)} features of {header.rows} rows make {1 + len(groups)} frames, "
                 f"the container has {header.frames}"
             )
-        size = (preset.ring.degree + header.rows) * preset.result_bytes * self.model.classes
-        if size > MAX_RESPONSE_BYTES:
-            raise BodyTooLarge(f"scores of {header.rows} rows are over {MAX_RESPONSE_BYTES} bytes")
         try:
             plan = self._plan(preset, input_bound)
         except ModelError as error:
             raise CiphertextError(
                 f"inputs up to {input_bound:g} are not scored: {error}"
             ) from error
+        size = (preset.ring.degree + header.rows) * preset.result_bytes * len(plan.weights)
+        if size > MAX_RESPONSE_BYTES:
+            raise BodyTooLarge(f"scores of {header.rows} rows are over {MAX_RESPONSE_BYTES} bytes")
         missing = np.setdiff1d(np.flatnonzero(plan.weights.any(axis=0)), active)
         if missing.size:
             raise FeatureCountError(
@@ -202,14 +202,22 @@ class PackedEvaluation:
             self._sums.add(feature, first[start : start + rows], second[start:], negative[:start])
 
     def finish(self) -> tuple[Header, Iterator[bytes]]:
-        """The response, a ciphertext a class. Raises `MalformedRequest` when some are missing."""
+        """The response, a ciphertext a digit of a class.
+
+        Raises `MalformedRequest` when ciphertexts are missing.
+        """
         if self._public_key is None or self._next != len(self._groups):
             raise MalformedRequest(f"{self._next} of {len(self._groups)} ciphertexts came")
         plan = self._plan
         parameters = packed.header_parameters(plan.preset, input_bound=self._input_bound)
+        parameters |= {
+            "weight_bits": plan.weight_bits,
+            "digits": plan.digits,
+            "digit_bits": plan.digit_bits,
+        }
         header = Header(
             scheme=packed.SCHEME,
-            parameters={**parameters, "weight_bits": plan.weight_bits},
+            parameters=parameters,
             rows=self._header.rows,
             features=self._header.features,
             key_id=self._header.key_id,

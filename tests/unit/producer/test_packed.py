@@ -361,7 +361,12 @@ def test_announced_features_that_do_not_exist_are_refused(
 
 def response(key: PackedKey, **changes: Any) -> bytes:
     """A well-formed response to two rows and one class, but for `changes`."""
-    parameters = {**packed.header_parameters(PRESET, input_bound=1.0), "weight_bits": 3}
+    parameters = {
+        **packed.header_parameters(PRESET, input_bound=1.0),
+        "weight_bits": 3,
+        "digits": 1,
+        "digit_bits": 0,
+    }
     fields: dict[str, Any] = {
         "scheme": "packed",
         "parameters": {**parameters, **changes.pop("parameters", {})},
@@ -381,6 +386,19 @@ def test_a_well_formed_response_is_decrypted(key: PackedKey) -> None:
     assert np.abs(scores).max() < 2**52 / 2**PRODUCT_BITS
 
 
+def test_digits_are_added_up(key: PackedKey) -> None:
+    """Two classes in three digits each: of 64 and 8 and 1 times what each alone would be."""
+    count = 2 + PRESET.ring.degree
+    words = np.random.default_rng(2).integers(0, PRESET.prime, (6, count), dtype=np.uint64)
+    payloads = [bfv.pack(PRESET, row) for row in words]
+    alone = key.decrypt(response(key, payloads=payloads), rows=2)
+    digits = {"digits": 3, "digit_bits": 3}
+    together = key.decrypt(response(key, payloads=payloads, parameters=digits), rows=2)
+    assert together.shape == (2, 2)
+    places = alone.reshape(2, 2, 3) * [1.0, 8.0, 64.0]
+    assert np.allclose(together, places.sum(axis=2), rtol=1e-12)
+
+
 RESULT_BYTES = (2 + PRESET.ring.degree) * PRESET.result_bytes
 BAD_RESPONSES: list[dict[str, Any]] = [
     {"payloads": [bytes(RESULT_BYTES - 1)]},
@@ -390,6 +408,10 @@ BAD_RESPONSES: list[dict[str, Any]] = [
     {"parameters": {"weight_bits": "3"}},
     {"parameters": {"weight_bits": 10**6}},
     {"parameters": {"weight_bits": 0.5}},
+    *({"parameters": {"digits": digits}} for digits in (2, 0, -1, 1.0, "1", 5)),
+    {"parameters": {"digits": 5}, "payloads": [bytes(RESULT_BYTES)] * 5},
+    {"parameters": {"digits": 2}, "payloads": [bytes(RESULT_BYTES)] * 3},
+    *({"parameters": {"digit_bits": bits}} for bits in (-1, 41, 10**6, 1.0, "1")),
     {"parameters": {"surprise": 1}},
     {"parameters": {"primes": [PRESET.prime - 2]}},
     {"parameters": {"scale_bits": 4}},

@@ -38,6 +38,7 @@ def test_sums_equal_those_of_integers(
     rng = np.random.default_rng(seed)
     largest = min(largest, residues.MAX_NORM // count)
     factors = rng.choice(np.array([-largest, largest, 0, largest - 1]), (classes, count))
+    factors[: classes // 2] %= 3  # of which many stay whole
     vectors = rng.choice(np.array([0, prime - 1, prime // 2, 2**32 - 1], np.uint64), (count, 5))
     sums = ResidueSums(factors.astype(np.int64), prime=prime, length=5)
     for column, vector in enumerate(vectors):
@@ -46,11 +47,16 @@ def test_sums_equal_those_of_integers(
 
 
 def test_more_vectors_than_one_fold_holds() -> None:
-    """All digits and all halves as large as they get, so that a sum without folds would round."""
+    """All factors and all halves as large as they get, so that a sum without folds would round.
+
+    The last of the factors are the largest that stay whole.
+    """
     count = 3 * residues.VECTORS_PER_FOLD + 5
     prime = PRIMES[-1]
-    factors = np.full((2, count), (1 << 11) - 1, dtype=np.int64)
+    factors = np.full((3, count), (1 << 11) - 1, dtype=np.int64)
     factors[1] = -(1 << 11) - (1 << 12) * np.arange(count)[::-1] % 2
+    factors[2] = np.where(np.arange(count) < residues.VECTORS_PER_FOLD, 1 << 11, 0)
+    assert factors[2].sum() == residues.SMALL_NORM
     vectors = np.full((count, 3), np.uint64(prime - 1))
     vectors[:, 1] = 2**32 - 1
     vectors[:, 2] -= np.arange(count, dtype=np.uint64)
