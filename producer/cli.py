@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from producer import options
+from producer import coding, options
 from producer.backlog import DEFAULT_LIMIT, Backlog
 from producer.canaries import Canaries, data_rows
 from producer.choose import AUTO, choose, is_little, offered_schemes
@@ -23,6 +23,7 @@ from producer.signing import ManifestSigner, complete_manifest
 from producer.submit import Submission
 from shared import blobnames, cli, telemetry
 from shared.cli import option
+from shared.errors import UsageError
 from shared.messages import Manifest, utc_now
 from shared.settings import StorageSettings, storage_settings
 from shared.storage import open_storage, open_store
@@ -44,6 +45,14 @@ def produce(
     scale: options.Scale = 1.0,
     limit: options.Limit = 0,
     scheme: options.Scheme = AUTO,
+    preset: Annotated[
+        str,
+        option(
+            "--preset",
+            "Of `packed`: how values are coded, among the presets that the key serves; none: what "
+            "is least work, given --endpoint.",
+        ),
+    ] = "",
     key: Annotated[
         str,
         option(
@@ -136,12 +145,13 @@ def produce(
             if key
             else ring.newest(_scheme(scheme, source, offer))
         )
-        default = client_scheme(key_file.scheme).rows_per_job(key_file.record.preset or "")
+        default = client_scheme(key_file.scheme).rows_per_job(key_file.preset)
         cli.run(_require_published(key_file.key_id, settings))
         if offer is not None:
             offer.require_scheme(key_file.scheme)
             offer.require_input_bound(key_file.scheme, input_bound or source.input_bound)
             rows_per_job = offer.rows_per_job(key_file.scheme, rows_per_job, default=default)
+        rows_per_job = data_rows(rows_per_job or default, canaries)
         record = RunRecord(
             run=blobnames.new_run_id(),
             scheme=key_file.scheme,
@@ -151,7 +161,8 @@ def produce(
             dataset=source.spec,
             features=source.features,
             input_bound=input_bound or source.input_bound,
-            rows_per_job=data_rows(rows_per_job or default, canaries),
+            preset=_preset(preset, key_file, offer, source, rows_per_job),
+            rows_per_job=rows_per_job,
             canaries=canaries,
             created_at=utc_now(),
             offer=offer,
@@ -186,6 +197,24 @@ def _scheme(scheme: str, source: Dataset, offer: Offer | None) -> str:
     )
     stderr.print(f"scheme {choice.scheme}: {choice.reason}", soft_wrap=True, highlight=False)
     return choice.scheme
+
+
+def _preset(
+    wanted: str, key_file: KeyFile, offer: Offer | None, source: Dataset, rows_per_job: int
+) -> str:
+    """How the values of a run are coded. Raises `UsageError`."""
+    if key_file.scheme != coding.SCHEME:
+        if wanted:
+            raise UsageError(
+                f"--preset is for runs in packed, the key is for {key_file.scheme}",
+                remedy="its preset was chosen with keygen",
+            )
+        return ""
+    rows = rows_per_job if source.rows is None else min(rows_per_job, source.rows)
+    chosen = coding.choose_coding(key_file.preset, offer, wanted=wanted, rows=rows)
+    if chosen.reason:
+        stderr.print(f"preset {chosen.preset}: {chosen.reason}", soft_wrap=True, highlight=False)
+    return chosen.preset
 
 
 async def _require_published(key_id: str, settings: StorageSettings) -> None:

@@ -146,6 +146,7 @@ def _disclosure(
         key_file.key().evaluation_keys,
         largest=collected.largest_score(),
         input_bound=record.input_bound if record else None,
+        preset=record.preset if record else None,
     )
     return disclosure.rounded(digits, error)
 

@@ -23,6 +23,7 @@ import numpy as np
 from producer.schemes import Scores
 from shared import packed
 from shared.errors import UsageError
+from shared.params import interchangeable
 
 SLACK = 100.0
 """How many times coarser than the error bound a grid has to be: at most 2 in 100 scores can then
@@ -77,12 +78,18 @@ EVERYTHING = Disclosure()
 
 
 def key_dependent_error(
-    scheme: str, key_blob: Callable[[], bytes], *, largest: float, input_bound: float | None
+    scheme: str,
+    key_blob: Callable[[], bytes],
+    *,
+    largest: float,
+    input_bound: float | None,
+    preset: str | None,
 ) -> float:
     """How far a key's noise can take a score from its exact value; `largest` |score| of the run.
 
     `key_blob` makes the key's evaluation keys; only schemes whose presets differ ask for them.
-    Without `input_bound`, which one machine alone may know, the bound holds for any.
+    Without `input_bound` and the run's `preset` (empty: the key's own), which one machine alone may
+    know, the bound holds for any.
     Raises `UsageError` for a scheme without a known bound, `EvaluationKeysError`.
     """
     match scheme:
@@ -91,8 +98,13 @@ def key_dependent_error(
         case "ei":
             return EI_ABSOLUTE + EI_RELATIVE * largest
         case "packed":
-            preset = packed.read_key_blob(key_blob())
-            share = packed.input_noise(preset) / packed.largest_integer(preset, input_bound)
+            own = packed.read_key_blob(key_blob())
+            possible = interchangeable(own)
+            share = max(
+                packed.input_noise(coding) / packed.largest_integer(coding, input_bound)
+                for coding in possible
+                if preset is None or coding.name == (preset or own.name)
+            )
             return PACKED_ROOM * PACKED_NOISE * share * largest
     raise UsageError(f"there is no error bound for scheme {scheme}", remedy="--labels-only")
 

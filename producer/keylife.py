@@ -74,7 +74,7 @@ def successor(old: KeyRecord, ring: KeyRing, *, days: int | None = None) -> NewK
     """
     opened = ring.open(old)
     try:
-        preset = opened.key().preset_name if old.preset is None else old.preset
+        preset = opened.preset
     finally:
         opened.wipe()
     locker = opened.locker if old.lock else choose_locker("", ring.passphrases, ask=False)

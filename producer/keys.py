@@ -64,6 +64,11 @@ class KeyFile:
     def key_id(self) -> str:
         return self.record.key_id
 
+    @property
+    def preset(self) -> str:
+        """Of the scheme's parameters. Raises `SecretKeyError`, as old records don't tell."""
+        return self.key().preset_name if self.record.preset is None else self.record.preset
+
     def key(self) -> ClientKey:
         """The key itself. Raises `SecretKeyError`."""
         key = client_scheme(self.scheme).load(self.secret_bytes())

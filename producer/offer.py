@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, ValidationError
 
 from producer.bodysize import most_rows
 from producer.schemes import SCHEME_NAMES
@@ -13,6 +14,17 @@ from shared.errors import EndpointError, UsageError
 
 MAX_OFFER_BYTES = 4 * 1024 * 1024
 TIMEOUT_S = 30.0
+
+
+class PresetOffer(BaseModel):
+    """What scores of one preset of `packed` are like."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
+
+    digits: PositiveInt
+    """Results a class."""
+    error_bound: NonNegativeFloat
+    """For inputs of at most 1."""
 
 
 class Offer(BaseModel):
@@ -78,6 +90,15 @@ class Offer(BaseModel):
             size = self.max_body_bytes
             limits.append(most_rows(scheme, features=self.features, body_bytes=size))
         return min(limits, default=None)
+
+    def presets(self, scheme: str) -> dict[str, PresetOffer]:
+        """What a preset means for this model, of those that the endpoint says enough of."""
+        announced = self.schemes[scheme].get("presets")
+        presets = {}
+        for name, preset in announced.items() if isinstance(announced, dict) else ():
+            with suppress(ValidationError):
+                presets[name] = PresetOffer.model_validate(preset)
+        return presets
 
     def active_features(self, scheme: str) -> tuple[int, ...] | None:
         """The features that the model uses, where its owner announces them."""

@@ -53,6 +53,8 @@ class RunRecord(BaseModel):
     """The data set's own record, see `producer.datasets.reopen`."""
     features: PositiveInt
     input_bound: PositiveFloat
+    preset: str = ""
+    """How values are coded, where the key serves several presets; empty: as its own says."""
     rows_per_job: PositiveInt
     """Of the data set; canaries come on top."""
     canaries: NonNegativeInt = 0

@@ -162,7 +162,13 @@ class Submission:
         rows = await asyncio.to_thread(self.canaries.hide, block.stored, job=job, input_bound=bound)
         offer = self.record.offer
         active = offer.active_features(self.record.scheme) if offer else None
-        encoding = Encoding(self.record.container, self.record.features, bound, active)
+        encoding = Encoding(
+            container=self.record.container,
+            features=self.record.features,
+            input_bound=bound,
+            active=active,
+            preset=self.record.preset,
+        )
         async with aclosing(self.pool.encrypt(rows, encoding)) as pieces:
             async for piece in pieces:
                 yield piece

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shared.errors import UsageError
 
@@ -122,8 +122,23 @@ PACKED_PRESETS = {
 """By rows that share a ciphertext, and bytes a value: 7, and 6 in `n2048`, 5 in `compact`.
 
 Of 784 features the error bound of `compact` is 2.4 times that of `n4096`, that of `n2048` 10 times;
-of few features 25 times both. More data bits than the most precise for images (28 in `n4096`) leave
-more of their scores that can be passed on (`producer.disclosure`); those of `compact` (40) are what
-two digits of as many weights can just bear (`score.schemes.packed_plan`)."""
+up to some 100,000 features they are at most 15 and 40 times that. More data bits than the most
+precise for images (28 in `n4096`) leave more of their scores that can be passed on
+(`producer.disclosure`); as many as `compact` has (40) leave two digits for as many weights."""
 
 PACKED_DEFAULT = "n4096"
+
+
+def interchangeable(preset: PackedPreset) -> tuple[PackedPreset, ...]:
+    """The presets that keys of `preset` serve: they differ in nothing but how inputs are coded."""
+    return tuple(
+        other
+        for other in PACKED_PRESETS.values()
+        if preset
+        == replace(
+            other,
+            name=preset.name,
+            data_bits=preset.data_bits,
+            input_dropped_bits=preset.input_dropped_bits,
+        )
+    )

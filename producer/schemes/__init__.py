@@ -34,6 +34,8 @@ class Encoding:
     active: tuple[int, ...] | None = None
     """The features that the model uses, in order, where its owner announces them: a scheme may
     leave out the others. None: not announced."""
+    preset: str = ""
+    """How values are coded, where a key serves several presets; none: as the key's own says."""
     columns: range | None = None
     """Of a part of a block (see `ClientScheme.split`): the features that its rows have."""
 

@@ -37,7 +37,7 @@ from shared.errors import (
     SecretKeyError,
     UsageError,
 )
-from shared.params import PACKED_DEFAULT, PACKED_PRESETS, PackedPreset
+from shared.params import PACKED_DEFAULT, PACKED_PRESETS, PackedPreset, interchangeable
 
 SECRET_MAGIC = "blindscore-packed-secret"  # noqa: S105 - a format's name
 TAG_BYTES = 16
@@ -85,15 +85,16 @@ class PackedKey:
 
         `rows` has shape (rows, `encoding.features`), with at most `preset.ring.degree` rows; for a
         part it has the part's features, and only the first part has what is before them.
-        Raises `DatasetError`, before the first piece.
+        Raises `DatasetError` or `UsageError`, before the first piece.
         """
-        check_rows(rows, encoding, self.preset)
-        parameters = packed.header_parameters(self.preset, input_bound=encoding.input_bound)
+        preset = self._coding(encoding.preset or self.preset.name)
+        check_rows(rows, encoding, preset)
+        parameters = packed.header_parameters(preset, input_bound=encoding.input_bound)
         features: range | tuple[int, ...] = range(encoding.features)
         if encoding.active is not None and len(sent := set(encoding.active)) < encoding.features:
             features = tuple(sorted(sent))
             parameters["active"] = packed.write_active(features, encoding.features)
-        groups = packed.ciphertexts(self.preset, rows=len(rows), features=features)
+        groups = packed.ciphertexts(preset, rows=len(rows), features=features)
         header = Header(
             scheme=self.scheme,
             parameters=parameters,
@@ -105,8 +106,8 @@ class PackedKey:
         columns = encoding.columns or range(encoding.features)
         before = bisect_left(groups, columns.start, key=itemgetter(0))
         own = groups[before : bisect_left(groups, columns.stop, key=itemgetter(0))]
-        scale = math.ldexp(1.0, packed.scale_bits(self.preset, encoding.input_bound))
-        ciphertexts = self._ciphertexts(rows, own, columns.start, scale)
+        scale = math.ldexp(1.0, packed.scale_bits(preset, encoding.input_bound))
+        ciphertexts = self._ciphertexts(preset, rows, own, columns.start, scale)
         frames = container.write_frames(ciphertexts, first=1 + before)
         return frames if columns.start else chain(self._start(header), frames)
 
@@ -144,10 +145,15 @@ class PackedKey:
         yield from container.write_frames([packed.write_zero(self.preset, seed, zero)])
 
     def _ciphertexts(
-        self, rows: Rows, groups: Sequence[Sequence[int]], offset: int, scale: float
+        self,
+        preset: PackedPreset,
+        rows: Rows,
+        groups: Sequence[Sequence[int]],
+        offset: int,
+        scale: float,
     ) -> Iterator[bytes]:
         """One for each group of features; the first column of `rows` is feature `offset`."""
-        prime = self.preset.prime
+        prime = preset.prime
         at_once = max(1, FEATURES_AT_ONCE // len(groups[0])) if groups else 1
         for first in range(0, len(groups), at_once):
             some = groups[first : first + at_once]
@@ -158,7 +164,14 @@ class PackedKey:
                 values, words = words[: len(group)].ravel(), words[len(group) :]
                 zero, seed = encryption_of_zero(self._ring, self._encryptor)
                 sums = add_modulo(zero[: values.size], values, prime)
-                yield packed.write_features(self.preset, seed, sums)
+                yield packed.write_features(preset, seed, sums)
+
+    def _coding(self, name: str) -> PackedPreset:
+        """A preset that this key serves. Raises `UsageError` for others."""
+        for preset in interchangeable(self.preset):
+            if preset.name == name:
+                return preset
+        raise UsageError(f"a key of preset {self.preset.name} doesn't serve preset {name!r}")
 
     def _check_response(self, header: Header, *, rows: int) -> list[float]:
         """What a unit of the coefficients of each of a class's digits is worth.
@@ -172,7 +185,7 @@ class PackedKey:
         preset, input_bound = packed.read_parameters(header, extra=packed.WEIGHTS)
         match [header.parameters.get(name) for name in packed.WEIGHTS]:
             case [int(bits), int(digits), int(digit_bits)] if (
-                preset == self.preset
+                preset in interchangeable(self.preset)
                 and abs(bits) <= packed.MAX_WEIGHT_BITS
                 and 1 <= digits <= packed.MAX_DIGITS
                 and 0 <= digit_bits <= packed.MAX_DIGIT_BITS

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ class PackedEvaluator:
         )
 
     def describe(self) -> Json:
-        """Each preset's parameters, and the error bound of its scores for inputs of at most 1."""
+        """Each preset's parameters; for inputs up to 1, the bound of errors and results a class."""
         default = PACKED_DEFAULT if PACKED_DEFAULT in self._offered else next(iter(self._offered))
         described: dict[str, Any] = {
             "default": default,
@@ -134,16 +135,17 @@ class PackedEvaluator:
         return PackedEvaluation(header, plan, input_bound, groups)
 
     def _describe(self, preset: PackedPreset) -> Json:
-        try:
-            error_bound = self._plan(preset, 1.0).error_bound
-        except ModelError:
-            error_bound = None  # the intercept leaves no room to inputs as small as 1
+        error_bound = digits = None
+        with suppress(ModelError):  # the intercept may leave no room to inputs as small as 1
+            plan = self._plan(preset, 1.0)
+            error_bound, digits = plan.error_bound, plan.digits
         return {
             "degree": preset.ring.degree,
             "prime_bits": list(preset.ring.prime_bits),
             "data_bits": preset.data_bits,
             "rows_per_ciphertext": preset.ring.degree,
             "error_bound": error_bound,
+            "digits": digits,
         }
 
     def _plan(self, preset: PackedPreset, input_bound: float) -> Plan:

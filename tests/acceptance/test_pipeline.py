@@ -11,6 +11,7 @@ import pytest
 
 from deploy.local.stack import Stack
 from producer.report import Report
+from producer.runs import RunFolder
 from tests.commands import MNIST, MNIST_EXPECTED, refuse, succeed
 
 
@@ -68,6 +69,7 @@ def test_the_whole_mnist_test_set_in_packed(
         plaintext, labels = expected["scores"], expected["labels"]
     predictions, scores = read_scores(tmp_path)
     assert report.scheme == "packed"
+    assert preset_of(mnist_stack, report.run) == "compact"  # a third fewer bytes, for 10 results
     assert predictions == [str(k) for k in plaintext.argmax(axis=1)]
     assert np.abs(scores - plaintext).max() < 2e-4
     assert report.accuracy == 0.9193
@@ -75,6 +77,37 @@ def test_the_whole_mnist_test_set_in_packed(
     counts = np.zeros((10, 10), dtype=int)
     np.add.at(counts, (labels, plaintext.argmax(axis=1)), 1)
     assert report.confusion.counts == counts.tolist()
+
+
+def preset_of(stack: Stack, run: str) -> str:
+    """How the values of a run were coded."""
+    return RunFolder(Path(stack.environment["BLINDSCORE_HOME"]), run).read().preset
+
+
+@pytest.mark.parametrize(("preset", "error"), [("", 1e-6), ("n4096", 1e-6), ("compact", 1e-5)])
+def test_one_key_serves_values_of_more_and_of_fewer_bytes(
+    digits_stack: Stack, digits_model: Path, tmp_path: Path, preset: str, error: float
+) -> None:
+    """Of 64 features for 10 classes fewer bytes are no gain; who wants them has them."""
+    report = run_through(
+        digits_stack,
+        tmp_path,
+        *("--limit", "40", "--scheme", "packed", *(("--preset", preset) if preset else ())),
+        collect=("--model", str(digits_model)),
+    )
+    assert preset_of(digits_stack, report.run) == (preset or "n4096")
+    assert report.agreement is not None
+    assert report.agreement.mismatches == 0
+    assert error / 100 < report.agreement.max_error < error
+
+
+def test_presets_that_the_key_does_not_serve_are_refused(digits_stack: Stack) -> None:
+    environment = digits_stack.environment
+    succeed("keygen", environment=environment)
+    told = refuse("produce", "--scheme", "packed", "--preset", "n2048", environment=environment)
+    assert "a key of preset n4096 doesn't serve preset 'n2048'" in told
+    told = refuse("produce", "--scheme", "direct", "--preset", "speed", environment=environment)
+    assert "--preset is for runs in packed, the key is for direct" in told
 
 
 @pytest.mark.parametrize("scheme", ["ei", "direct", "packed"])

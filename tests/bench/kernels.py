@@ -46,8 +46,8 @@ def _kernels(rows: int) -> float:
     """One core's processor seconds for a block of so many rows."""
     model, images = mnist.published_model(), mnist.images(rows)
     key = client_scheme("packed").generate()
-    encoding = Encoding("bench", images.shape[1], 1.0)
     evaluator = PackedEvaluator(model)
+    encoding = Encoding("bench", model.features, 1.0, preset=mnist.preset(model))
     seconds = []
     for _ in range(ROUNDS):
         _together.wait()

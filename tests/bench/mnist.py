@@ -9,9 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from producer.coding import SCHEME, choose_coding
 from producer.datasets import open_dataset
+from producer.offer import Offer
+from score.schemes.packed import PackedEvaluator
 from shared.linear import LinearModel
 from shared.model import load_model
+from shared.params import PACKED_DEFAULT, PACKED_PRESETS
 from tests.commands import MNIST, MNIST_MODEL
 
 
@@ -42,6 +46,14 @@ def published_model() -> LinearModel:
 def images(count: int) -> npt.NDArray[np.float64]:
     """The first of MNIST's 10,000 test images."""
     return next(open_dataset("mnist", data_dir=MNIST).blocks(count)).rows
+
+
+def preset(model: LinearModel) -> str:
+    """What `produce` chooses for many rows under a key of the default preset."""
+    described = {SCHEME: PackedEvaluator(model).describe()}
+    offer = Offer(features=model.features, classes=model.classes, fingerprint="", schemes=described)
+    rows = PACKED_PRESETS[PACKED_DEFAULT].ring.degree
+    return choose_coding(PACKED_DEFAULT, offer, wanted="", rows=rows).preset
 
 
 def consent() -> str:

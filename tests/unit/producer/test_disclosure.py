@@ -158,7 +158,7 @@ def no_blob() -> bytes:
 
 
 def test_exact_schemes_may_tell_all_decimals() -> None:
-    error = key_dependent_error("direct", no_blob, largest=60.0, input_bound=1.0)
+    error = key_dependent_error("direct", no_blob, largest=60.0, input_bound=1.0, preset="")
     assert disclosure.rounded(9, error).digits == 9
 
 
@@ -175,11 +175,28 @@ def test_exact_schemes_may_tell_all_decimals() -> None:
 def test_decimals_finer_than_the_error_are_refused(
     scheme: str, preset: str, largest: float, measured: float, finest: int
 ) -> None:
-    error = key_dependent_error(scheme, lambda: blob(preset), largest=largest, input_bound=1.0)
+    error = key_dependent_error(
+        scheme, lambda: blob(preset), largest=largest, input_bound=1.0, preset=""
+    )
     assert error > measured
     assert disclosure.rounded(finest, error) == Disclosure(digits=finest, error=error)
     with pytest.raises(UsageError, match=f"{finest + 1} decimals would tell of it"):
         disclosure.rounded(finest + 1, error)
+
+
+def test_the_error_is_that_of_how_the_run_was_coded() -> None:
+    """Which a key does not tell that serves several ways: unknown, it is the coarsest of them."""
+
+    def error(key_preset: str, preset: str | None) -> float:
+        return key_dependent_error(
+            "packed", lambda: blob(key_preset), largest=1.0, input_bound=1.0, preset=preset
+        )
+
+    fine, coarse = error("n4096", "n4096"), error("n4096", "compact")
+    assert fine < coarse / 8
+    assert error("n4096", "") == error("compact", "n4096") == fine
+    assert error("n4096", None) == error("compact", None) == error("compact", "") == coarse
+    assert error("n2048", None) == error("n2048", "")
 
 
 def test_a_grid_is_always_that_much_coarser_than_the_error() -> None:
@@ -206,7 +223,7 @@ def test_scores_that_are_no_numbers_are_not_rounded() -> None:
 
 def test_a_scheme_without_a_bound_is_refused() -> None:
     with pytest.raises(UsageError, match="no error bound for scheme tfhe"):
-        key_dependent_error("tfhe", no_blob, largest=1.0, input_bound=1.0)
+        key_dependent_error("tfhe", no_blob, largest=1.0, input_bound=1.0, preset="")
 
 
 def test_a_regressor_has_no_labels() -> None:
@@ -232,7 +249,11 @@ def test_errors_of_packed_are_within_what_is_reckoned_with(preset: str, bound: f
     largest = float(np.abs(scores).max())
     reckoned = {
         known: key_dependent_error(
-            "packed", key.evaluation_keys, largest=largest, input_bound=bound if known else None
+            "packed",
+            key.evaluation_keys,
+            largest=largest,
+            input_bound=bound if known else None,
+            preset="" if known else None,
         )
         for known in (True, False)
     }

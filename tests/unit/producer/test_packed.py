@@ -18,6 +18,7 @@ from tenseal.sealapi import util
 from producer.schemes import ClientKey, ClientScheme, Encoding, client_scheme
 from producer.schemes.packed import SCHEME, PackedKey, add_modulo, modulo
 from producer.schemes.packed_seal import plain_coefficients
+from score.schemes.packed import PackedEvaluator
 from shared import bfv, blobnames, container, packed
 from shared.container import Header
 from shared.errors import (
@@ -29,8 +30,16 @@ from shared.errors import (
     SecretKeyError,
     UsageError,
 )
-from shared.params import PACKED_DEFAULT, PACKED_PRESETS, PackedPreset, check_security
+from shared.linear import LinearModel
+from shared.params import (
+    PACKED_DEFAULT,
+    PACKED_PRESETS,
+    PackedPreset,
+    check_security,
+    interchangeable,
+)
 from tests.memory import traced_peak
+from tests.scoring import respond
 
 PRESET = PACKED_PRESETS["n2048"]
 FEATURES = 20
@@ -311,6 +320,40 @@ def test_inactive_features_are_left_out(key: PackedKey, rows: np.ndarray) -> Non
     assert np.abs(opened - rows.T[[3, 17]]).max() < 1e-5
 
 
+def test_a_key_serves_all_presets_of_its_ring() -> None:
+    """What is sent is as if the key were of the other preset, and so is what comes back."""
+    rows = np.random.default_rng(4).uniform(-1, 1, (7, FEATURES))
+    model = LinearModel(np.random.default_rng(5).normal(size=(3, FEATURES)), np.ones(3))
+    evaluator = PackedEvaluator(model)
+    for own in ("n4096", "compact"):
+        key = SCHEME.generate(own)
+        for coding, size in (("n4096", 7), ("compact", 5), ("", 7 if own == "n4096" else 5)):
+            request = b"".join(key.encrypt(rows, Encoding("c", FEATURES, 1.0, preset=coding)))
+            header, payloads = container.read(request, max_frame_bytes=1 << 16)
+            assert header.parameters["preset"] == (coding or own)
+            assert len(payloads[1]) == 64 + size * 7 * FEATURES
+            scores = key.decrypt(respond(evaluator, request), rows=7)
+            bound = evaluator.describe()["presets"][coding or own]["error_bound"]
+            assert np.abs(scores - model.scores(rows)).max() <= bound
+
+
+@pytest.mark.parametrize("coding", ["n8192", "n2048", "n", "precision"])
+def test_a_key_serves_no_preset_of_another_ring(coding: str) -> None:
+    with pytest.raises(UsageError, match="preset n4096 doesn't serve"):
+        SCHEME.generate("n4096").encrypt(np.zeros((1, 2)), Encoding("c", 2, 1.0, preset=coding))
+
+
+def test_presets_that_share_keys_share_all_that_keys_depend_on() -> None:
+    """A result is read by a key, whatever the request was."""
+    sets = {preset.name: interchangeable(preset) for preset in PACKED_PRESETS.values()}
+    assert [preset.name for preset in sets["compact"]] == ["n4096", "compact"]
+    assert [preset.name for preset in sets["n8192"]] == ["n8192"]
+    assert [preset.name for preset in sets["n2048"]] == ["n2048"]
+    first, second = sets["n4096"]
+    assert (first.dropped_bits, first.plain_bits) == (second.dropped_bits, second.plain_bits)
+    assert bfv.ring(first).fresh == bfv.ring(second).fresh
+
+
 def test_all_features_active_is_the_same_as_not_saying(key: PackedKey, rows: np.ndarray) -> None:
     encoding = Encoding("container", FEATURES, 1.0, active=tuple(range(FEATURES)))
     header, _ = read_request(key, rows, encoding)
@@ -408,8 +451,8 @@ BAD_RESPONSES: list[dict[str, Any]] = [
     {"parameters": {"weight_bits": "3"}},
     {"parameters": {"weight_bits": 10**6}},
     {"parameters": {"weight_bits": 0.5}},
-    *({"parameters": {"digits": digits}} for digits in (2, 0, -1, 1.0, "1", 5)),
-    {"parameters": {"digits": 5}, "payloads": [bytes(RESULT_BYTES)] * 5},
+    *({"parameters": {"digits": digits}} for digits in (2, 0, -1, 1.0, "1", 9)),
+    {"parameters": {"digits": 9}, "payloads": [bytes(RESULT_BYTES)] * 9},
     {"parameters": {"digits": 2}, "payloads": [bytes(RESULT_BYTES)] * 3},
     *({"parameters": {"digit_bits": bits}} for bits in (-1, 41, 10**6, 1.0, "1")),
     {"parameters": {"surprise": 1}},
