@@ -143,7 +143,7 @@ def produce(
         key_file = (
             ring.load(ring.files.resolve(key), to_encrypt=True)
             if key
-            else ring.newest(_scheme(scheme, source, offer))
+            else ring.newest(_scheme(scheme, preset, source, offer))
         )
         default = client_scheme(key_file.scheme).rows_per_job(key_file.preset)
         cli.run(_require_published(key_file.key_id, settings))
@@ -186,9 +186,11 @@ async def _offer(endpoint: str, source: Dataset) -> Offer:
     return offer
 
 
-def _scheme(scheme: str, source: Dataset, offer: Offer | None) -> str:
+def _scheme(scheme: str, preset: str, source: Dataset, offer: Offer | None) -> str:
     if scheme != AUTO:
         return scheme
+    if preset:
+        return coding.SCHEME
     choice = choose(
         rows=source.rows,
         features=source.features,

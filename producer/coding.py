@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from producer.choose import PACKED_CLASS_MS
 from producer.offer import Offer
 from shared.errors import UsageError
-from shared.params import PACKED_PRESETS, PackedPreset, interchangeable
+from shared.params import PACKED_PRESETS, PackedPreset, interchangeable, served_by
 
 SCHEME = "packed"
 CARRY_MS_PER_BYTE = 15e-6
 """Processor time of all who handle a byte on its way, as `make bench` measures it; a line of 500
 megabits a second takes as long."""
-
+PRODUCT_MS = 1.5e-3
+"""Of the scorer, for each feature and each row of factors; factors of a digit that may sum to more
+than 2^21 make two rows (`score.residues`)."""
+ONE_ROW_BITS = 21
 MAX_COARSER = 16.0
 """Error bound, in times of the key's own preset, that a run is given without being asked for it."""
 
@@ -38,47 +41,44 @@ def choose_coding(own: str, offer: Offer | None, *, wanted: str, rows: int) -> C
     """
     if own not in PACKED_PRESETS:
         raise UsageError(f"unknown preset {own!r} of packed", remedy="update blindscore")
-    served = {preset.name: preset for preset in interchangeable(PACKED_PRESETS[own])}
-    if wanted and wanted not in served:
-        raise UsageError(
-            f"a key of preset {own} doesn't serve preset {wanted!r}",
-            remedy=f"one of {', '.join(served)}; or keygen --scheme packed --preset {wanted}",
-        )
-    if offer is None:
+    key = PACKED_PRESETS[own]
+    wanted = wanted and served_by(key, wanted).name
+    names = offer.preset_names(SCHEME) if offer else frozenset()
+    if offer is None or not names:
         return Coding(wanted or own)
+    served = [preset for preset in interchangeable(key) if preset.name in names]
+    if not served or (wanted and wanted not in names):
+        raise UsageError(
+            f"the endpoint doesn't score preset {wanted or own} of packed",
+            remedy=f"--preset {served[0].name}" if served else "a key of another preset",
+        )
+    standing = wanted or (own if own in names else served[0].name)
     offered = offer.presets(SCHEME)
-    if wanted and offered and wanted not in offered:
-        raise UsageError(
-            f"the endpoint doesn't score preset {wanted} of packed",
-            remedy=f"one of {', '.join(offered)}",
-        )
-    if wanted or own not in offered:
-        return Coding(wanted or own)
-    coarsest = MAX_COARSER * offered[own].error_bound
-    bytes_up = {
-        name: _bytes_up(served[name], offer, rows)
-        for name, preset in offered.items()
-        if name in served and preset.error_bound <= coarsest
-    }
+    if wanted or standing not in offered:
+        return Coding(standing)
+    coarsest = MAX_COARSER * offered[standing].error_bound
     costs = {
-        name: size * CARRY_MS_PER_BYTE
-        + _results_ms(served[name], offer, rows, offered[name].digits)
-        for name, size in bytes_up.items()
+        preset: _cost_ms(preset, offer, rows, offered[preset.name].digits)
+        for preset in served
+        if preset.name in offered and offered[preset.name].error_bound <= coarsest
     }
-    cheapest = min(costs, key=lambda name: (costs[name], name != own))
-    if cheapest == own:
-        return Coding(own)
-    saved = bytes_up[own] - bytes_up[cheapest]
-    less = f"{saved / bytes_up[own]:.0%} fewer bytes to send" if saved > 0 else "fewer results"
-    return Coding(cheapest, f"{less} than in {own}")
+    cheapest = min(costs, key=lambda preset: (costs[preset], preset.name != own))
+    return Coding(cheapest.name, _reason(cheapest, key) if cheapest != key else "")
 
 
-def _bytes_up(preset: PackedPreset, offer: Offer, rows: int) -> int:
+def _cost_ms(preset: PackedPreset, offer: Offer, rows: int, digits: int) -> float:
+    """What of a block's work depends on the preset."""
     active = offer.active_features(SCHEME)
     features = offer.features if active is None else len(active)
-    return features * min(rows, preset.ring.degree) * preset.input_bytes
+    degree = preset.ring.degree
+    rows = min(rows, degree)
+    results = offer.classes * digits
+    sent = features * rows * preset.input_bytes + results * (rows + degree) * preset.result_bytes
+    factors = results if preset.plain_bits - preset.data_bits <= ONE_ROW_BITS else 2 * results
+    return sent * CARRY_MS_PER_BYTE + results * PACKED_CLASS_MS + features * factors * PRODUCT_MS
 
 
-def _results_ms(preset: PackedPreset, offer: Offer, rows: int, digits: int) -> float:
-    size = (min(rows, preset.ring.degree) + preset.ring.degree) * preset.result_bytes
-    return offer.classes * digits * (PACKED_CLASS_MS + size * CARRY_MS_PER_BYTE)
+def _reason(preset: PackedPreset, key: PackedPreset) -> str:
+    saved = 1 - preset.input_bytes / key.input_bytes
+    less = f"{saved:.0%} fewer bytes to send" if saved > 0 else "fewer results"
+    return f"{less} than in {key.name}"

@@ -23,7 +23,7 @@ import numpy as np
 from producer.schemes import Scores
 from shared import packed
 from shared.errors import UsageError
-from shared.params import interchangeable
+from shared.params import interchangeable, served_by
 
 SLACK = 100.0
 """How many times coarser than the error bound a grid has to be: at most 2 in 100 scores can then
@@ -33,9 +33,9 @@ MAX_DIGITS = 15
 EI_ABSOLUTE, EI_RELATIVE = 1e-5, 1e-6
 """Error bound of `ei`, and the part of it that grows with the largest score. Five and twenty times
 what `make bench` measures: the format carries no bound of its own."""
-PACKED_NOISE = 1.5
-"""Error of a score in `packed`, in times of the noise of an input's integer: there is rounding, and
-what results add, a third at most (`score.schemes.packed_plan`). Its share of what inputs can
+PACKED_NOISE = 1.6
+"""Error of a score in `packed`, in times of the noise of an input's integer: there is rounding,
+what results add, and what digits do (`score.schemes.packed_plan`). Its share of what inputs can
 contribute to a score is that of the noise in the largest integer; and that may be …"""
 PACKED_ROOM = 16.0
 """… this many times the largest score of a run; for pixels it is six times."""
@@ -100,10 +100,11 @@ def key_dependent_error(
         case "packed":
             own = packed.read_key_blob(key_blob())
             possible = interchangeable(own)
+            if preset is not None:
+                possible = (served_by(own, preset or own.name),)
             share = max(
                 packed.input_noise(coding) / packed.largest_integer(coding, input_bound)
                 for coding in possible
-                if preset is None or coding.name == (preset or own.name)
             )
             return PACKED_ROOM * PACKED_NOISE * share * largest
     raise UsageError(f"there is no error bound for scheme {scheme}", remedy="--labels-only")

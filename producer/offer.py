@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
 import aiohttp
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveInt,
+    ValidationError,
+)
 
 from producer.bodysize import most_rows
 from producer.schemes import SCHEME_NAMES
 from shared.errors import EndpointError, UsageError
+from shared.packed import MAX_WEIGHT_DIGITS
 
+MAX_CLASSES = 10**9
+"""More are no model's, but what to reckon with fails on."""
 MAX_OFFER_BYTES = 4 * 1024 * 1024
 TIMEOUT_S = 30.0
 
@@ -21,7 +31,7 @@ class PresetOffer(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
-    digits: PositiveInt
+    digits: Annotated[int, Field(ge=1, le=MAX_WEIGHT_DIGITS)]
     """Results a class."""
     error_bound: NonNegativeFloat
     """For inputs of at most 1."""
@@ -33,7 +43,7 @@ class Offer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     features: PositiveInt
-    classes: PositiveInt
+    classes: Annotated[int, Field(ge=1, le=MAX_CLASSES)]
     labels: tuple[str, ...] = ()
     link: str = "identity"
     fingerprint: str
@@ -93,17 +103,35 @@ class Offer(BaseModel):
 
     def presets(self, scheme: str) -> dict[str, PresetOffer]:
         """What a preset means for this model, of those that the endpoint says enough of."""
-        announced = self.schemes[scheme].get("presets")
         presets = {}
-        for name, preset in announced.items() if isinstance(announced, dict) else ():
+        for name, preset in self._presets(scheme).items():
             with suppress(ValidationError):
                 presets[name] = PresetOffer.model_validate(preset)
         return presets
 
+    def preset_names(self, scheme: str) -> frozenset[str]:
+        """The presets that the endpoint scores; none if it doesn't say."""
+        return frozenset(self._presets(scheme))
+
+    def _presets(self, scheme: str) -> dict[str, Any]:
+        announced = self.schemes[scheme].get("presets")
+        return announced if isinstance(announced, dict) else {}
+
     def active_features(self, scheme: str) -> tuple[int, ...] | None:
-        """The features that the model uses, where its owner announces them."""
+        """The features that the model uses, where its owner announces them.
+
+        Raises `EndpointError` for what can't be features.
+        """
         active = self.schemes[scheme].get("active_features")
-        return None if active is None else tuple(map(int, active))
+        if active is None:
+            return None
+        if not (isinstance(active, list) and all(type(feature) is int for feature in active)):
+            raise EndpointError(
+                f"what the endpoint announces as active features of {scheme} are no numbers",
+                retryable=False,
+                remedy="is this a blindscore endpoint?",
+            )
+        return tuple(active)
 
 
 async def fetch_offer(endpoint: str, *, token: str = "") -> Offer:

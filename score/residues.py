@@ -16,7 +16,7 @@ from threadpoolctl import ThreadpoolController
 
 from shared.coefficients import Words
 
-Integers = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.int64] | npt.NDArray[np.int32]
 Doubles = npt.NDArray[np.float64]
 
 LOW_BITS = 12
@@ -43,15 +43,15 @@ class ResidueSums:
 
     def __init__(self, factors: Integers, *, prime: int, length: int) -> None:
         """`factors` has shape (K, J); vectors have shape (length,)."""
+        factors = factors.astype(np.int64)
         norms = np.abs(factors).sum(axis=1)
         if int(norms.max()) > MAX_NORM or prime.bit_length() > MAX_PRIME_BITS:
             raise ValueError("factors or prime too large for exact sums")
         self._prime = prime
         self._large = np.flatnonzero(norms > SMALL_NORM)
         high = (factors[self._large] + (1 << (LOW_BITS - 1))) >> LOW_BITS
-        low = factors.copy()
-        low[self._large] -= high << LOW_BITS
-        self._factors = np.concatenate((low, high)).astype(np.float64)
+        factors[self._large] -= high << LOW_BITS
+        self._factors = np.concatenate((factors, high)).astype(np.float64)
         self._halves = np.empty((VECTORS_PER_PRODUCT, 2 * length))
         self._columns: list[int] = []
         self._sums = np.zeros((len(self._factors), 2 * length))

@@ -47,8 +47,10 @@ from shared.params import PACKED_PRESETS, PackedPreset
 SCHEME = "packed"
 MAX_KEY_BLOB_BYTES = 4096
 MIN_INPUT_BOUND, MAX_INPUT_BOUND = 2.0**-128, 2.0**128
-MAX_WEIGHT_BITS = 800
-MAX_DIGITS, MAX_DIGIT_BITS = 8, 40
+MAX_WEIGHT_BITS = 700
+MAX_WEIGHT_DIGITS = 8
+MAX_DIGITS_BITS = 64
+"""Of all digits of a weight but the highest."""
 SEED_BYTES = 64
 NOISE = 21
 """What SEAL adds to a coefficient that it encrypts, at most (`score.schemes.packed_plan`)."""

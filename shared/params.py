@@ -122,11 +122,23 @@ PACKED_PRESETS = {
 """By rows that share a ciphertext, and bytes a value: 7, and 6 in `n2048`, 5 in `compact`.
 
 Of 784 features the error bound of `compact` is 2.4 times that of `n4096`, that of `n2048` 10 times;
-up to some 100,000 features they are at most 15 and 40 times that. More data bits than the most
+up to some 100,000 features they are at most 25 and 40 times that. More data bits than the most
 precise for images (28 in `n4096`) leave more of their scores that can be passed on
-(`producer.disclosure`); as many as `compact` has (40) leave two digits for as many weights."""
+(`producer.disclosure`). With the 40 of `compact` two digits are enough for 784 weights."""
 
 PACKED_DEFAULT = "n4096"
+
+
+def served_by(preset: PackedPreset, name: str) -> PackedPreset:
+    """The preset of that name, if keys of `preset` serve it. Raises `UsageError` for others."""
+    served = {other.name: other for other in interchangeable(preset)}
+    if name not in served:
+        known = f"; or keygen --scheme packed --preset {name}" if name in PACKED_PRESETS else ""
+        raise UsageError(
+            f"a key of preset {preset.name} doesn't serve preset {name!r} of packed",
+            remedy=f"one of {', '.join(served)}{known}",
+        )
+    return served[name]
 
 
 def interchangeable(preset: PackedPreset) -> tuple[PackedPreset, ...]:

@@ -37,7 +37,13 @@ from shared.errors import (
     SecretKeyError,
     UsageError,
 )
-from shared.params import PACKED_DEFAULT, PACKED_PRESETS, PackedPreset, interchangeable
+from shared.params import (
+    PACKED_DEFAULT,
+    PACKED_PRESETS,
+    PackedPreset,
+    interchangeable,
+    served_by,
+)
 
 SECRET_MAGIC = "blindscore-packed-secret"  # noqa: S105 - a format's name
 TAG_BYTES = 16
@@ -87,7 +93,7 @@ class PackedKey:
         part it has the part's features, and only the first part has what is before them.
         Raises `DatasetError` or `UsageError`, before the first piece.
         """
-        preset = self._coding(encoding.preset or self.preset.name)
+        preset = served_by(self.preset, encoding.preset or self.preset.name)
         check_rows(rows, encoding, preset)
         parameters = packed.header_parameters(preset, input_bound=encoding.input_bound)
         features: range | tuple[int, ...] = range(encoding.features)
@@ -166,13 +172,6 @@ class PackedKey:
                 sums = add_modulo(zero[: values.size], values, prime)
                 yield packed.write_features(preset, seed, sums)
 
-    def _coding(self, name: str) -> PackedPreset:
-        """A preset that this key serves. Raises `UsageError` for others."""
-        for preset in interchangeable(self.preset):
-            if preset.name == name:
-                return preset
-        raise UsageError(f"a key of preset {self.preset.name} doesn't serve preset {name!r}")
-
     def _check_response(self, header: Header, *, rows: int) -> list[float]:
         """What a unit of the coefficients of each of a class's digits is worth.
 
@@ -187,8 +186,9 @@ class PackedKey:
             case [int(bits), int(digits), int(digit_bits)] if (
                 preset in interchangeable(self.preset)
                 and abs(bits) <= packed.MAX_WEIGHT_BITS
-                and 1 <= digits <= packed.MAX_DIGITS
-                and 0 <= digit_bits <= packed.MAX_DIGIT_BITS
+                and 1 <= digits <= packed.MAX_WEIGHT_DIGITS
+                and digit_bits >= 0
+                and digit_bits * (digits - 1) <= packed.MAX_DIGITS_BITS
                 and header.frames
                 and header.frames % digits == 0
             ):

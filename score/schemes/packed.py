@@ -41,7 +41,7 @@ from shared.errors import (
     ModelError,
 )
 from shared.linear import LinearModel
-from shared.params import PACKED_DEFAULT, PACKED_PRESETS, PackedPreset
+from shared.params import PACKED_DEFAULT, PACKED_PRESETS, PackedPreset, interchangeable
 
 MAX_RESPONSE_BYTES = 256 * 1024 * 1024
 PLAN_CACHE_BYTES = 64 * 1024 * 1024
@@ -93,9 +93,9 @@ class PackedEvaluator:
         return described
 
     def check_keys(self, blob: bytes) -> None:
-        """Refuse a blob that is not of this scheme and a preset offered. `EvaluationKeysError`."""
+        """Refuse a blob whose key serves no preset that is offered. `EvaluationKeysError`."""
         preset = packed.read_key_blob(blob)
-        if preset.name not in self._offered:
+        if not any(coding.name in self._offered for coding in interchangeable(preset)):
             raise EvaluationKeysError(f"preset {preset.name} of packed is not offered")
 
     def begin(self, header: Header) -> PackedEvaluation:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-MAX_STEPS = 32
+_MAX_STEPS = 32
 _MAX_LOG = 512
 
 
@@ -28,8 +28,8 @@ class Room:
     scale_bits: int
     """Of the inputs: intercepts have the scale of a product."""
 
-    def finest(self, weights: Floats, intercept: Floats) -> int | None:
-        """No more bits of weights fit, in one piece; fewer may be needed. None: of no such size."""
+    def weight_bits(self, weights: Floats, intercept: Floats) -> int | None:
+        """No more of them fit in one piece; fewer may be needed. None: for weights of no size."""
         with np.errstate(over="ignore"):
             norms = np.abs(weights).sum(axis=1) * self.reach
             largest = float((norms + np.abs(np.ldexp(intercept, self.scale_bits))).max())
@@ -65,20 +65,32 @@ class Digits:
         """What a unit of each digit is worth, shape (digits,)."""
         return np.ldexp(1.0, self.digit_bits * np.arange(len(self.weights)))
 
+    @property
+    def excess(self) -> float:
+        """How much larger the ℓ1 norm of the digits is than that of the whole: they have signs."""
+        whole = np.abs(np.tensordot(self.places, self.weights, axes=1)).sum(axis=1)
+        return float((self.places @ self.norms).max() / max(float(whole.max()), 1.0))
+
+    @property
+    def norms(self) -> Floats:
+        """‖n_i‖₁ of each digit, shape (digits, classes)."""
+        norms: Floats = np.abs(self.weights).sum(axis=2)
+        return norms
+
 
 def finest(weights: Floats, intercept: Floats, room: Room, count: int) -> Digits | None:
     """A model in `count` digits, of as many bits as fit; None if none do.
 
     `weights` has shape (classes, features), `intercept` (classes,).
     """
-    most = room.finest(weights, intercept)
+    most = room.weight_bits(weights, intercept)
     if most is None:
         return None
     safe = room.digit_bits(weights)
     # Most digits are half as large as they may be, so that one more bit tends to fit.
     for digit_bits in (0,) if count == 1 else range(safe + 1, max(safe, 1) - 1, -1):
         top = most + digit_bits * (count - 1)
-        for weight_bits in range(top, top - MAX_STEPS, -1):
+        for weight_bits in range(top, top - _MAX_STEPS, -1):
             found = Digits(
                 split(np.rint(np.ldexp(weights, weight_bits)), count, digit_bits),
                 split(

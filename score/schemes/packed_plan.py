@@ -44,7 +44,7 @@ from shared.coefficients import rounding
 from shared.errors import ModelError
 from shared.params import PackedPreset
 
-Integers = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.int64] | npt.NDArray[np.int32]
 
 INPUT_ROUNDING = 0.5
 DECRYPT_ROUNDING = 1.0
@@ -52,6 +52,8 @@ MAX_RELATIVE_ERROR = 2.0**-12
 """Error bound, over the largest that inputs can contribute to a score, that is still accepted."""
 PRECISE = 2.0**-20
 """Rounding of weights, in the same measure, that no more digits are spent on."""
+MAX_EXCESS = 1.2
+"""Noise of weights in digits, over that of whole ones (`producer.disclosure` reckons with it)."""
 _DOUBLE_ROUNDING = 2.0**-50
 
 
@@ -66,11 +68,11 @@ class Plan:
     """Shape (classes · digits,), at the scale of a product."""
     scale_bits: int
     weight_bits: int
-    """Scores have the scale 2^(scale_bits + weight_bits). A power of two, since clients see it: it
-    tells the order of the model's ℓ1 norm and no more."""
+    """Scores have the scale 2^(scale_bits + weight_bits). A power of two, since clients and those
+    who carry it see it: it tells the order of the model's ℓ1 norm and no more."""
     digits: int
     digit_bits: int
-    """It tells them the order of the number of weights in use, where there are several digits."""
+    """It tells, where there are several digits, the order of the number of weights in use."""
     error_bound: float
     """No score, decrypted, is further from the model's than this."""
     spread: float
@@ -89,7 +91,7 @@ def make_plan(
     room = _room(preset, input_bound)
     spread = float(np.abs(weights).sum(axis=1).max()) * input_bound
     chosen: tuple[Digits, Floats] | None = None
-    for count in range(1, packed.MAX_DIGITS + 1):
+    for count in range(1, packed.MAX_WEIGHT_DIGITS + 1):
         digits = finest(weights, intercept, room, count)
         if digits is None:
             break
@@ -107,7 +109,7 @@ def make_plan(
     largest = np.abs(weights).sum(axis=1) * input_bound + np.abs(intercept)
     plan = Plan(
         preset=preset,
-        weights=np.concatenate(digits.weights.swapaxes(0, 1)).astype(np.int64),
+        weights=_integers(np.concatenate(digits.weights.swapaxes(0, 1))),
         intercept=digits.intercept.T.ravel().astype(np.int64),
         scale_bits=room.scale_bits,
         weight_bits=digits.weight_bits,
@@ -116,6 +118,11 @@ def make_plan(
         error_bound=float((errors + largest * _DOUBLE_ROUNDING).max()),
         spread=spread,
     )
+    if digits.excess > MAX_EXCESS:
+        raise ModelError(
+            f"{weights.shape[1]} features are too many for preset {preset.name} of packed",
+            remedy="use another preset or scheme",
+        )
     if spread and plan.error_bound > MAX_RELATIVE_ERROR * spread:
         raise ModelError(
             f"scores could be off by {plan.error_bound:.3g} with inputs up to {input_bound:g}: "
@@ -145,10 +152,16 @@ def _rounded_away(
 
 def _noise(digits: Digits, room: Room, preset: PackedPreset) -> Floats:
     """What scores are off by through inputs and results; shape (classes,)."""
-    inputs = np.abs(digits.weights).sum(axis=2) * (INPUT_ROUNDING + packed.input_noise(preset))
+    inputs = digits.norms * (INPUT_ROUNDING + packed.input_noise(preset))
     unit = math.ldexp(1.0, -(room.scale_bits + digits.weight_bits))
     noise: Floats = digits.places @ (inputs + result_noise(preset)) * unit
     return noise
+
+
+def _integers(numbers: Floats) -> Integers:
+    """In half of the memory where they fit: plans are kept."""
+    small = float(np.abs(numbers).max(initial=0.0)) < 2.0**31
+    return numbers.astype(np.int32) if small else numbers.astype(np.int64)
 
 
 def _rounded(values: Floats, bits: int) -> Floats:

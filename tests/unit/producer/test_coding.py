@@ -52,12 +52,24 @@ def test_many_bytes_are_saved_at_the_price_of_few_results(
 
 
 def test_no_run_becomes_much_coarser_than_its_key_says() -> None:
-    """Of so many weights, digits are left with two bits."""
-    wide = offer(300_000, 1)
-    bounds = {name: preset.error_bound for name, preset in wide.presets("packed").items()}
-    assert bounds["compact"] > 100 * bounds["n4096"]
-    assert chosen("n4096", wide) == "n4096"
-    assert chosen("compact", wide) == "compact"
+    for bound, preset in ((16.0, "compact"), (16.1, "n4096")):
+        presets = {"n4096": GOOD, "compact": {**GOOD, "error_bound": bound}}
+        assert chosen("n4096", offer(presets=presets)) == preset
+        assert chosen("compact", offer(presets=presets)) == "compact"
+
+
+@pytest.mark.parametrize(
+    ("features", "classes", "fine", "coarse", "preset"),
+    [(2000, 40, 1, 3, "n4096"), (50_000, 100, 2, 5, "n4096"), (50_000, 100, 2, 4, "compact")],
+)
+def test_the_product_costs_by_its_rows(
+    features: int, classes: int, fine: int, coarse: int, preset: str
+) -> None:
+    """Two for each result of n4096, one for each of compact: as the scorer is measured."""
+    presets = {"n4096": {**GOOD, "digits": fine}, "compact": {**GOOD, "digits": coarse}}
+    offered = offer(4, 1, presets=presets)
+    offered = offered.model_copy(update={"features": features, "classes": classes})
+    assert chosen("n4096", offered) == preset
 
 
 def test_a_change_is_explained() -> None:
@@ -90,10 +102,20 @@ def test_a_preset_that_the_key_does_not_serve_is_refused(wanted: str) -> None:
 
 
 def test_a_preset_that_the_endpoint_does_not_score_is_refused() -> None:
-    coarse = offer(presets={"n4096": GOOD})
-    with pytest.raises(UsageError, match="doesn't score preset compact"):
+    """Before rows are encrypted; and what it says of itself is not repeated to a terminal."""
+    coarse = offer(presets={"n4096": GOOD, "n8192": GOOD, "\x1b[2J": GOOD})
+    with pytest.raises(UsageError, match="doesn't score preset compact") as refused:
         chosen("n4096", coarse, wanted="compact")
+    assert refused.value.remedy == "--preset n4096"
     assert chosen("n4096", coarse) == "n4096"
+    with pytest.raises(UsageError, match="doesn't score preset n2048"):
+        chosen("n2048", coarse)
+
+
+def test_of_what_the_key_serves_a_run_takes_what_the_endpoint_scores() -> None:
+    coding = choose_coding("compact", offer(presets={"n4096": GOOD}), wanted="", rows=4096)
+    assert (coding.preset, coding.reason) == ("n4096", "fewer results than in compact")
+    assert chosen("compact", offer(presets={"n4096": {}})) == "n4096"
 
 
 def test_a_key_of_a_preset_that_is_not_known_here_is_refused() -> None:
@@ -104,9 +126,7 @@ def test_a_key_of_a_preset_that_is_not_known_here_is_refused() -> None:
 def test_an_endpoint_that_needs_no_features_breaks_nothing() -> None:
     presets = {"n4096": {**GOOD, "digits": 2}, "compact": GOOD}
     nothing = offer(active_features=[], presets=presets)
-    assert (
-        choose_coding("n4096", nothing, wanted="", rows=1).reason == "fewer results than in n4096"
-    )
+    assert chosen("n4096", nothing) == "compact"
 
 
 @pytest.mark.parametrize(
@@ -120,6 +140,8 @@ def test_an_endpoint_that_needs_no_features_breaks_nothing() -> None:
         *(
             {"n4096": GOOD, "compact": bad}
             for bad in (
+                {**GOOD, "digits": 9},
+                {**GOOD, "digits": 10**400},
                 1,
                 {"digits": 1},
                 {**GOOD, "digits": None},

@@ -197,6 +197,8 @@ def test_the_error_is_that_of_how_the_run_was_coded() -> None:
     assert error("n4096", "") == error("compact", "n4096") == fine
     assert error("n4096", None) == error("compact", None) == error("compact", "") == coarse
     assert error("n2048", None) == error("n2048", "")
+    with pytest.raises(UsageError, match="doesn't serve preset 'n8192'"):
+        error("n4096", "n8192")
 
 
 def test_a_grid_is_always_that_much_coarser_than_the_error() -> None:

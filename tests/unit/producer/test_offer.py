@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from producer.offer import Offer
 from producer.schemes import SCHEME_NAMES, Encoding, client_scheme
-from shared.errors import UsageError
+from shared.errors import EndpointError, UsageError
 
 OFFER = Offer(
     features=64,
@@ -40,6 +41,18 @@ def test_features_are_left_out_only_where_the_owner_says_so() -> None:
     announced = OFFER.model_copy(update={"schemes": {"packed": {"active_features": [0, 3]}}})
     assert announced.active_features("packed") == (0, 3)
     assert OFFER.active_features("ei") is None
+
+
+@pytest.mark.parametrize("active", [5, "0, 3", ["x"], [[1]], [float("inf")], [1.5], [True]])
+def test_announced_features_that_are_no_numbers_are_refused(active: object) -> None:
+    announced = OFFER.model_copy(update={"schemes": {"packed": {"active_features": active}}})
+    with pytest.raises(EndpointError, match="active features of packed"):
+        announced.active_features("packed")
+
+
+def test_a_model_of_more_classes_than_can_be_reckoned_with_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        Offer.model_validate_json(f'{{"features": 1, "classes": 1{400 * "0"}}}')
 
 
 LIMITED = OFFER.model_copy(

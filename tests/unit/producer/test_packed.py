@@ -454,7 +454,15 @@ BAD_RESPONSES: list[dict[str, Any]] = [
     *({"parameters": {"digits": digits}} for digits in (2, 0, -1, 1.0, "1", 9)),
     {"parameters": {"digits": 9}, "payloads": [bytes(RESULT_BYTES)] * 9},
     {"parameters": {"digits": 2}, "payloads": [bytes(RESULT_BYTES)] * 3},
-    *({"parameters": {"digit_bits": bits}} for bits in (-1, 41, 10**6, 1.0, "1")),
+    *({"parameters": {"digit_bits": bits}} for bits in (-1, 1.0, "1")),
+    *(
+        {"parameters": {"digits": 2, "digit_bits": bits}, "payloads": [bytes(RESULT_BYTES)] * 2}
+        for bits in (-1, 65, 10**6)
+    ),
+    {
+        "parameters": {"weight_bits": -700, "digits": 8, "digit_bits": 40},
+        "payloads": [bytes(RESULT_BYTES)] * 8,
+    },
     {"parameters": {"surprise": 1}},
     {"parameters": {"primes": [PRESET.prime - 2]}},
     {"parameters": {"scale_bits": 4}},
@@ -471,6 +479,18 @@ BAD_RESPONSES: list[dict[str, Any]] = [
 def test_a_response_that_is_not_ours_is_refused(key: PackedKey, changes: dict[str, Any]) -> None:
     with pytest.raises((CiphertextError, MalformedRequest)):
         key.decrypt(response(key, **changes), rows=2)
+
+
+@pytest.mark.parametrize("bound", [packed.MIN_INPUT_BOUND, packed.MAX_INPUT_BOUND])
+@pytest.mark.parametrize("bits", [-packed.MAX_WEIGHT_BITS, packed.MAX_WEIGHT_BITS])
+def test_no_response_has_scores_beyond_all_numbers(key: PackedKey, bound: float, bits: int) -> None:
+    """Whatever the scale that it claims is."""
+    scale = packed.header_parameters(PRESET, input_bound=bound)
+    digits = {"weight_bits": bits, "digits": 2, "digit_bits": packed.MAX_DIGITS_BITS}
+    words = np.full(2 + PRESET.ring.degree, PRESET.prime // 2, dtype=np.uint64)
+    payloads = [bfv.pack(PRESET, words)] * 2
+    scores = key.decrypt(response(key, payloads=payloads, parameters=scale | digits), rows=2)
+    assert np.isfinite(scores).all()
 
 
 def test_an_oversized_response_is_refused(key: PackedKey) -> None:

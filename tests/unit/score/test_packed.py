@@ -22,6 +22,7 @@ from score.schemes.packed_plan import make_plan
 from shared import bfv, container, packed
 from shared.container import Header
 from shared.errors import (
+    BodyTooLarge,
     CiphertextError,
     EvaluationKeysError,
     FeatureCountError,
@@ -311,6 +312,26 @@ def test_a_frame_too_many_is_refused(key: PackedKey, evaluator: PackedEvaluator)
         evaluation.add(payload)
     with pytest.raises(MalformedRequest):
         evaluation.add(payloads[-1])
+
+
+def test_a_key_is_of_use_where_any_preset_that_it_serves_is_offered() -> None:
+    """Of so many weights, `compact` would need more digits than there may be."""
+    wide = PackedEvaluator(LinearModel(np.full((1, 2**19), 0.7), np.zeros(1)))
+    assert set(wide.describe()["presets"]) == {"n4096", "n8192", "n2048"}
+    for preset in ("n4096", "compact"):
+        wide.check_keys(SCHEME.generate(preset).evaluation_keys())
+
+
+def test_digits_count_towards_the_size_of_a_response(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = np.random.default_rng(0).normal(size=(3, 50))
+    evaluator = PackedEvaluator(LinearModel(weights, np.zeros(3)))
+    header, _ = request(SCHEME.generate("compact"), np.zeros((7, 50)))
+    size = (4096 + 7) * 5 * 3 * 2
+    monkeypatch.setattr("score.schemes.packed.MAX_RESPONSE_BYTES", size)
+    evaluator.begin(header)
+    monkeypatch.setattr("score.schemes.packed.MAX_RESPONSE_BYTES", size - 1)
+    with pytest.raises(BodyTooLarge):
+        evaluator.begin(header)
 
 
 def test_keys_of_others_are_refused(key: PackedKey, evaluator: PackedEvaluator) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from score.schemes.packed_digits import Room, finest, split
-from score.schemes.packed_plan import make_plan
+from score.schemes.packed_plan import make_plan, result_noise
 from shared import packed
 from shared.errors import ModelError
 from shared.params import PACKED_PRESETS
@@ -35,17 +35,21 @@ def test_digits_are_whole_numbers_that_make_up_the_number(
 
 
 @given(
-    st.integers(0, 2**32), st.integers(1, 3), st.integers(1, 3000), st.sampled_from([0.0, 1.0, 9.0])
+    st.integers(0, 2**32),
+    st.integers(1, 3),
+    st.integers(1, 3000),
+    st.sampled_from([0.0, 1.0, 9.0]),
+    st.sampled_from([0.0, 1.0, 1e5]),
 )
 @settings(deadline=None, max_examples=50)
 def test_every_digit_fits_and_the_highest_fills_the_room(
-    seed: int, classes: int, features: int, spread: float
+    seed: int, classes: int, features: int, spread: float, constant: float
 ) -> None:
     rng = np.random.default_rng(seed)
     weights = rng.normal(size=(classes, features)) * 10.0 ** rng.uniform(
         -spread, 0, (classes, features)
     )
-    intercept = rng.normal(size=classes)
+    intercept = rng.normal(size=classes) * constant
     for count in (1, 2, 3, 4):
         found = finest(weights, intercept, ROOM, count)
         assert found is not None
@@ -55,6 +59,8 @@ def test_every_digit_fits_and_the_highest_fills_the_room(
         assert taken[-1].max() > ROOM.limit / 5
         whole = np.tensordot(found.places, found.weights, 1)
         assert (whole == np.rint(np.ldexp(weights, found.weight_bits))).all()
+        constants = found.places @ found.intercept
+        assert (constants == np.rint(np.ldexp(intercept, 40 + found.weight_bits))).all()
 
 
 def test_digits_are_not_all_taken_for_the_largest_they_may_be() -> None:
@@ -95,6 +101,40 @@ def test_more_digits_are_taken_only_where_fewer_are_coarse(
     assert plan.error_bound < 2.0**-18 * plan.spread
 
 
+@pytest.mark.parametrize(("preset", "features"), [("compact", 5000), ("n8192", 10_000)])
+def test_the_error_bound_counts_every_digit(preset: str, features: int) -> None:
+    rng = np.random.default_rng(1)
+    weights, intercept = rng.normal(size=(2, features)), rng.normal(size=2)
+    chosen = PACKED_PRESETS[preset]
+    plan = make_plan(weights, intercept, preset=chosen, input_bound=0.7)
+    assert plan.digits > 1
+    unit = 2.0 ** -(plan.scale_bits + plan.weight_bits)
+    errors = []
+    for k in range(2):
+        own = slice(k * plan.digits, (k + 1) * plan.digits)
+        digits, constants = plan.weights[own].astype(object), plan.intercept[own].astype(object)
+        places = [2 ** (plan.digit_bits * place) for place in range(plan.digits)]
+        whole = sum(place * digit for place, digit in zip(places, digits, strict=True))
+        rounded = np.abs(weights[k] - whole.astype(float) * 2.0**-plan.weight_bits).sum() * 0.7
+        constant = sum(place * int(c) for place, c in zip(places, constants, strict=True))
+        noise = sum(
+            place * (int(np.abs(digit).sum()) * (0.5 + packed.input_noise(chosen)) + results)
+            for place, digit in zip(places, digits, strict=True)
+            for results in [result_noise(chosen)]
+        )
+        errors.append(rounded + abs(intercept[k] - constant * unit) + noise * unit)
+    assert plan.error_bound == pytest.approx(max(errors), rel=1e-6)
+
+
+def test_digits_that_would_add_much_noise_are_refused() -> None:
+    """Where most weights are a one above lower digits that are all negative."""
+    weights = np.full((2, 200_000), 0.7512)
+    with pytest.raises(ModelError, match="200000 features are too many for preset compact"):
+        make_plan(weights, np.zeros(2), preset=COMPACT, input_bound=1.0)
+    plan = make_plan(weights, np.zeros(2), preset=PACKED_PRESETS["n4096"], input_bound=1.0)
+    assert plan.error_bound < 1e-7 * plan.spread
+
+
 def test_a_model_with_too_many_features_for_any_precision_is_refused() -> None:
     weights = np.full((1, 2**19), 1.0)
     weights[0, ::2] = 0.3
@@ -113,5 +153,5 @@ def test_no_plan_has_parameters_that_responses_may_not_have() -> None:
                 except ModelError:
                     continue
                 assert abs(plan.weight_bits) <= packed.MAX_WEIGHT_BITS
-                assert plan.digits <= packed.MAX_DIGITS
-                assert plan.digit_bits <= packed.MAX_DIGIT_BITS
+                assert plan.digits <= packed.MAX_WEIGHT_DIGITS
+                assert plan.digit_bits * (plan.digits - 1) <= packed.MAX_DIGITS_BITS
