@@ -21,7 +21,7 @@ from producer.runs import RunFolder, RunRecord
 from producer.schemes import Encoding, client_scheme
 from producer.signing import ManifestSigner, complete_manifest
 from producer.submit import Submission
-from shared import blobnames, cli, telemetry
+from shared import blobnames, cli, packed, telemetry
 from shared.cli import option
 from shared.errors import UsageError
 from shared.messages import Manifest, utc_now
@@ -190,7 +190,7 @@ def _scheme(scheme: str, preset: str, source: Dataset, offer: Offer | None) -> s
     if scheme != AUTO:
         return scheme
     if preset:
-        return coding.SCHEME
+        return packed.SCHEME
     choice = choose(
         rows=source.rows,
         features=source.features,
@@ -205,7 +205,7 @@ def _preset(
     wanted: str, key_file: KeyFile, offer: Offer | None, source: Dataset, rows_per_job: int
 ) -> str:
     """How the values of a run are coded. Raises `UsageError`."""
-    if key_file.scheme != coding.SCHEME:
+    if key_file.scheme != packed.SCHEME:
         if wanted:
             raise UsageError(
                 f"--preset is for runs in packed, the key is for {key_file.scheme}",

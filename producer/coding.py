@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from producer.choose import PACKED_CLASS_MS
 from producer.offer import Offer
+from shared import packed
 from shared.errors import UsageError
 from shared.params import PACKED_PRESETS, PackedPreset, interchangeable, served_by
 
-SCHEME = "packed"
 CARRY_MS_PER_BYTE = 15e-6
 """Processor time of all who handle a byte on its way, as `make bench` measures it; a line of 500
 megabits a second takes as long."""
@@ -43,7 +43,7 @@ def choose_coding(own: str, offer: Offer | None, *, wanted: str, rows: int) -> C
         raise UsageError(f"unknown preset {own!r} of packed", remedy="update blindscore")
     key = PACKED_PRESETS[own]
     wanted = wanted and served_by(key, wanted).name
-    names = offer.preset_names(SCHEME) if offer else frozenset()
+    names = offer.preset_names(packed.SCHEME) if offer else frozenset()
     if offer is None or not names:
         return Coding(wanted or own)
     served = [preset for preset in interchangeable(key) if preset.name in names]
@@ -53,7 +53,7 @@ def choose_coding(own: str, offer: Offer | None, *, wanted: str, rows: int) -> C
             remedy=f"--preset {served[0].name}" if served else "a key of another preset",
         )
     standing = wanted or (own if own in names else served[0].name)
-    offered = offer.presets(SCHEME)
+    offered = offer.presets(packed.SCHEME)
     if wanted or standing not in offered:
         return Coding(standing)
     coarsest = MAX_COARSER * offered[standing].error_bound
@@ -68,7 +68,7 @@ def choose_coding(own: str, offer: Offer | None, *, wanted: str, rows: int) -> C
 
 def _cost_ms(preset: PackedPreset, offer: Offer, rows: int, digits: int) -> float:
     """What of a block's work depends on the preset."""
-    active = offer.active_features(SCHEME)
+    active = offer.active_features(packed.SCHEME)
     features = offer.features if active is None else len(active)
     degree = preset.ring.degree
     rows = min(rows, degree)

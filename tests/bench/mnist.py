@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from producer.coding import SCHEME, choose_coding
+from producer.coding import choose_coding
 from producer.datasets import open_dataset
 from producer.offer import Offer
 from score.schemes.packed import PackedEvaluator
@@ -50,7 +50,7 @@ def images(count: int) -> npt.NDArray[np.float64]:
 
 def preset(model: LinearModel) -> str:
     """What `produce` chooses for many rows under a key of the default preset."""
-    described = {SCHEME: PackedEvaluator(model).describe()}
+    described = {PackedEvaluator.name: PackedEvaluator(model).describe()}
     offer = Offer(features=model.features, classes=model.classes, fingerprint="", schemes=described)
     rows = PACKED_PRESETS[PACKED_DEFAULT].ring.degree
     return choose_coding(PACKED_DEFAULT, offer, wanted="", rows=rows).preset
