@@ -56,7 +56,7 @@ NOISE = 21
 """What SEAL adds to a coefficient that it encrypts, at most (`score.schemes.packed_plan`)."""
 SECTION_FEATURES = 160
 """Features of two sections share no ciphertext, so that each can be encrypted by itself: of a full
-block at N = 4096 they are 4.4 MiB, which are a block of an upload (`shared.azure_upload`)."""
+block at N = 4096 they are up to 4.4 MiB, about a block of an upload (`shared.azure_upload`)."""
 WEIGHTS = ("weight_bits", "digits", "digit_bits")
 """What responses say of the scale of weights, and of the digits that they are split into."""
 _MAX_NAME = 80

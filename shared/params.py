@@ -122,8 +122,8 @@ PACKED_PRESETS = {
 """By rows that share a ciphertext, and bytes a value: 7, and 6 in `n2048`, 5 in `compact`.
 
 Of 784 features the error bound of `compact` is 2.4 times that of `n4096`, that of `n2048` 10 times;
-up to some 100,000 features they are at most 25 and 40 times that. More data bits than the most
-precise for images (28 in `n4096`) leave more of their scores that can be passed on
+up to some 100,000 features they are at most 25 and 40 times that. `n4096` has a data bit more than
+is most precise for images: it leaves more of their scores that can be passed on
 (`producer.disclosure`). With the 40 of `compact` two digits are enough for 784 weights."""
 
 PACKED_DEFAULT = "n4096"
