@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -51,18 +52,16 @@ class Table:
         self.features = self._layout.columns - self.has_labels
         if self.features == 0:
             raise DatasetError(f"{path} has no column besides the labels")
-        if next(self._data(0), None) is None:
+        if next(islice(_records(path), self._layout.has_header, None), None) is None:
             raise DatasetError(f"{path} has a header and no rows")
 
     def chunks(self, start: int, size: int) -> Iterator[Chunk]:
-        data = self._data(start)
-        while parsed := [self._parse(record) for record in islice(data, size)]:
-            rows = np.stack([values for values, _ in parsed])
-            labels = label_texts([label for _, label in parsed]) if self.has_labels else None
-            yield StoredRows(rows, self._scale), labels
-
-    def _data(self, start: int) -> Iterator[Record]:
-        return islice(_records(self._path), start + self._layout.has_header, None)
+        with closing(_records(self._path)) as records:
+            data = islice(records, start + self._layout.has_header, None)
+            while parsed := [self._parse(record) for record in islice(data, size)]:
+                rows = np.stack([values for values, _ in parsed])
+                labels = label_texts([label for _, label in parsed]) if self.has_labels else None
+                yield StoredRows(rows, self._scale), labels
 
     def _parse(self, record: Record) -> tuple[npt.NDArray[np.float64], str]:
         """One row's values, and its label (empty where the table has none)."""
@@ -101,9 +100,10 @@ class LabelLines:
         self._has_header = first[1][0].strip().lower() in HEADERS_OF_LABELS
 
     def chunks(self, start: int, size: int) -> Iterator[Labels]:
-        lines = islice(_records(self._path), start + self._has_header, None)
-        while labels := [self._label(record) for record in islice(lines, size)]:
-            yield label_texts(labels)
+        with closing(_records(self._path)) as records:
+            lines = islice(records, start + self._has_header, None)
+            while labels := [self._label(record) for record in islice(lines, size)]:
+                yield label_texts(labels)
 
     def _label(self, record: Record) -> str:
         line, cells = record
@@ -154,7 +154,7 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _records(path: Path) -> Iterator[Record]:
+def _records(path: Path) -> Generator[Record]:
     """The lines of a table that aren't blank. Raises `DatasetError`, with the line's number."""
     reader = None
     try:

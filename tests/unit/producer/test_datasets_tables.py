@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
 import pytest
 
 from producer.datasets import open_dataset, tables
@@ -105,6 +106,14 @@ def test_what_is_wrong_is_named_with_its_line(
     assert told in str(refusal.value)
     assert "table.csv" in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_file_with_a_wrong_line_does_not_stay_open(path: Path) -> None:
+    path.write_text("1,2\n3,x\n5,6\n")
+    with pytest.raises(DatasetError) as refusal:
+        list(open_dataset(path).blocks(1))
+    assert refusal.traceback, "which holds on to all that was going on"
+    assert str(path) not in [file.path for file in psutil.Process().open_files()]
 
 
 def test_bytes_that_are_no_text(path: Path) -> None:
