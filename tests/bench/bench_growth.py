@@ -1,4 +1,8 @@
-"""Does it grow linearly? Synthetic rows of 64 features, ten times as many each time."""
+"""Does it grow linearly? Synthetic rows of 64 features, ten times as many each time.
+
+One pipeline takes all of them, one after another, several takes of what is short: the middle one
+counts.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +14,29 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.bench_pipeline import Run, through
 from tests.bench.meter import Usage
+from tests.bench.pipeline import Run, middle, running
 
-ROWS = (10_000, 100_000, 1_000_000)
+TAKES = {10_000: 9, 100_000: 5, 1_000_000: 1}
+"""By number of rows."""
 FEATURES, CLASSES = 64, 10
 CHUNK = 50_000
 
 
-def run(rows: tuple[int, ...] = ROWS) -> dict[str, float]:
+def run(takes: dict[int, int] = TAKES) -> dict[str, float]:
     """Print the table; returns rows a second by number of rows."""
     with tempfile.TemporaryDirectory(prefix="blindscore-bench-") as scratch:
         model = write_model(Path(scratch) / "model.npz")
-        runs = []
-        for count in rows:
-            data = write_rows(Path(scratch) / f"{count}.npy", count)
-            runs.append(through(Path(scratch) / str(count), data, model, scale=1.0))
-            data.unlink()
+        with running(Path(scratch), model) as pipeline:
+            runs = []
+            for count, times in takes.items():
+                data = write_rows(Path(scratch) / f"{count}.npy", count)
+                runs.append(middle([pipeline.take(data, scale=1.0) for _ in range(times)]))
+                data.unlink()
     show(runs)
     figures = {f"growth.rows_per_s_{done.rows}": done.rows / done.wall_s for done in runs}
+    for done in runs:
+        figures[f"growth.rows_per_s_while_jobs_run_{done.rows}"] = done.report.rows_per_s
     for less, more in pairwise(runs):
         figures[f"growth.more_rows_per_s_{more.rows}"] = _rate_of_more(less, more)
     return figures
@@ -37,7 +45,7 @@ def run(rows: tuple[int, ...] = ROWS) -> dict[str, float]:
 def _rate_of_more(less: Run, more: Run) -> float:
     """Rows a second of those that the larger run has more, without what any run takes.
 
-    And without what was stolen meanwhile, see `bench_pipeline`.
+    And without what was stolen meanwhile, see `tests.bench.pipeline`.
     """
     return (more.rows - less.rows) / (more.own_s - less.own_s)
 

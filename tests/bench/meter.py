@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import psutil
@@ -16,10 +17,15 @@ from threadpoolctl import threadpool_limits
 from deploy.local.stack import Stack
 
 CORES = os.cpu_count() or 1
-SAMPLE_S = 0.5
+SAMPLE_S = 0.1
+"""What a process takes after its last sample is not counted."""
+SAMPLES_A_WALK = 5
+"""Of all known processes, until one looks for others too: it has to read all of the machine's."""
 MIB = 1024 * 1024
+START = " start"
+"""Added to the name of a part for its children: the interpreter that processes are forked from."""
 POOLS = " pools"
-"""What is added to the name of a part for its children, which encrypt or evaluate."""
+"""The same for what that has forked, which encrypts, evaluates or decrypts and nothing else."""
 
 
 @contextmanager
@@ -43,26 +49,34 @@ class Usage:
 
 
 class Meter:
-    """Samples processor time and memory of everything that runs."""
+    """Samples processor time and memory of everything that runs: a context manager."""
 
     def __init__(self, stack: Stack) -> None:
         self.usage: dict[str, Usage] = {}
-        self._stack = stack
-        self._before: dict[int, float] = {}
-        self._seen: dict[tuple[str, int], float] = {}
+        names = {"azurite": "Azurite", "serve": "endpoint", "work": "worker"}
+        self._parts = {os.getpid(): "collect"} | {
+            pid: names[name] for name, pid in stack.pids().items()
+        }
+        self._known: dict[psutil.Process, str] = {}
+        self._before: dict[psutil.Process, float] = {}
+        self._seen: dict[psutil.Process, tuple[str, float]] = {}
         self._stolen: list[tuple[float, float]] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample_until_stopped)
 
+    def watch(self, part: str, pid: int) -> None:
+        """One more process, besides this one, which collects, and those of the stack."""
+        self._parts[pid] = part
+
     def __enter__(self) -> None:
-        for _, process in self._processes():
-            self._before[process.pid] = _cpu_s(process)
+        self._find()
+        self._before = {process: _cpu_s(process) for process in self._known}
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        for (part, _pid), seconds in self._seen.items():
+        for part, seconds in self._seen.values():
             self.usage[part].cpu_s += seconds
 
     def stolen_s(self, begin: float, end: float) -> float:
@@ -72,39 +86,44 @@ class Meter:
         return float(at_end - at_begin)
 
     def _sample_until_stopped(self) -> None:
-        self._sample()
+        samples = count()
         while not self._stop.wait(SAMPLE_S):
-            self._sample()
-        self._sample()
+            self._sample(memory=next(samples) % SAMPLES_A_WALK == 0)
+        self._sample(memory=True)
 
-    def _sample(self) -> None:
+    def _sample(self, *, memory: bool) -> None:
+        """Of all known processes; with `memory`, which is dearer, all there are become known."""
         self._stolen.append((time.time(), getattr(psutil.cpu_times(), "steal", 0.0) / CORES))
-        memory: dict[str, float] = {}
-        for part, process in self._processes():
+        if memory:
+            self._find()
+        for process, part in tuple(self._known.items()):
             try:
-                used = _cpu_s(process) - self._before.get(process.pid, 0.0)
-                resident = process.memory_info().rss / MIB
-            except psutil.Error:
+                used = _cpu_s(process) - self._before.get(process, 0.0)
+                resident = process.memory_info().rss / MIB if memory else 0.0
+            except psutil.Error:  # it has ended
+                del self._known[process]
                 continue
-            self._seen[part, process.pid] = used
-            memory[part] = max(memory.get(part, 0.0), resident)
-        for part, resident in memory.items():
+            self._seen[process] = part, used
             usage = self.usage.setdefault(part, Usage())
             usage.peak_mb = max(usage.peak_mb, resident)
 
-    def _processes(self) -> Iterator[tuple[str, psutil.Process]]:
-        names = {"azurite": "Azurite", "serve": "endpoint", "work": "worker"}
-        servers = {pid: names[name] for name, pid in self._stack.pids().items()}
+    def _find(self) -> None:
         own = psutil.Process()
-        yield "produce and collect", own
-        pools = {own.pid: f"produce and collect{POOLS}"}  # what the children of a process are
+        self._known[own] = self._parts[own.pid]
         for process in own.children(recursive=True):  # parents come before their children
             try:
-                part = servers.get(process.pid) or pools[process.ppid()]
-            except (psutil.Error, KeyError):
-                continue  # it has just ended, or its parent has
-            pools[process.pid] = f"{part}{POOLS}" if process.pid in servers else part
-            yield part, process
+                part = self._parts.get(process.pid) or self._part_of_child(process.parent())
+            except psutil.Error:  # it has just ended
+                continue
+            if part:
+                self._known[process] = part
+
+    def _part_of_child(self, parent: psutil.Process | None) -> str:
+        """Empty for one of a parent that has just ended."""
+        part = self._known.get(parent, "") if parent else ""
+        if not part or part.endswith(POOLS):
+            return part
+        return part.removesuffix(START) + (POOLS if part.endswith(START) else START)
 
 
 def _cpu_s(process: psutil.Process) -> float:
