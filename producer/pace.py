@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+FIRST_PAUSE_S, SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.04, 0.1, 2.0
+"""The shortest is that of a collection which has taken ten of it; a younger one's are shorter."""
 PAUSE_GROWTH = 1.1
 """From one pause to the next without news: each adds a tenth of what was waited so far, and no run
 ends much later for it."""
@@ -35,7 +36,7 @@ class Pace:
     def __init__(self, now_s: float) -> None:
         self._began_s = self._rest_s = self._sweep_s = now_s
         self._news_s: float | None = None
-        self._pause_s = SHORTEST_PAUSE_S
+        self._pause_s = FIRST_PAUSE_S
 
     def due(self, now_s: float) -> Look:
         """What to look for now."""
@@ -52,11 +53,12 @@ class Pace:
 
     def pause_s(self, began_s: float, ended_s: float, *, news: bool) -> float:
         """How long to wait after a look: pauses are counted from one's beginning to the next's."""
+        shortest_s = min(max((ended_s - self._began_s) / 10, FIRST_PAUSE_S), SHORTEST_PAUSE_S)
         if news:
             interval_s = 0.0 if self._news_s is None else began_s - self._news_s
-            self._pause_s = max(interval_s / LOOKS_A_NEWS, SHORTEST_PAUSE_S)
+            self._pause_s = max(interval_s / LOOKS_A_NEWS, shortest_s)
             self._news_s = began_s
         else:
             self._pause_s *= PAUSE_GROWTH
         self._pause_s = min(self._pause_s, LONGEST_PAUSE_S)
-        return max(self._pause_s - (ended_s - began_s), SHORTEST_PAUSE_S)
+        return max(self._pause_s - (ended_s - began_s), shortest_s)

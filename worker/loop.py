@@ -23,6 +23,8 @@ POLL_MIN_S = 0.1
 POLL_MAX_S = 2.0
 POLL_GROWTH = 1.1
 """From one pause to the next: each is a tenth of the time that nothing came, for who is idle."""
+EAGER_S = 5.0
+"""After a job pauses stay the shortest for so long: where there was one, there may be more."""
 TURN_S = 1.0
 """The loop turns at least so often while it has room for no more; see `Worker.turned_s`."""
 HAND_BACK_S = 4.0
@@ -54,6 +56,8 @@ class Worker:
         self._stop_by_s = 0.0
         self._receiving: asyncio.Timeout | None = None
         self._quiet_since_s = 0.0
+        self._worked_at_s = -EAGER_S
+        """When a job last came or went."""
         self._error: BaseException | None = None
 
     async def run(self) -> None:
@@ -69,10 +73,12 @@ class Worker:
                 elif leases := await self._receive(room):
                     for lease in leases:
                         await self._slots.start(self._hold(lease))
-                    pauses = _pauses()
+                    pauses, self._worked_at_s = _pauses(), _now_s()
                 elif self._idle_too_long():
                     self.stop("the queue is empty")
                 elif not self._stopping.is_set():
+                    if _now_s() - self._worked_at_s < EAGER_S:
+                        pauses = _pauses()
                     patience = max(1, 3 * self.in_hand - 2)  # with jobs in hand more can wait
                     await self._slots.wait(min(patience * next(pauses), POLL_MAX_S))
         finally:
@@ -152,7 +158,7 @@ class Worker:
             raise
         finally:
             lease.end()
-            self._quiet_since_s = _now_s()
+            self._quiet_since_s = self._worked_at_s = _now_s()
 
     async def _drain(self) -> None:
         """Let what is in flight finish; after the grace period cancel it, which hands it back."""

@@ -40,7 +40,15 @@ def test_results_that_come_regularly_take_a_few_looks_each(interval_s: float) ->
 def test_results_that_come_fast_are_taken_ten_times_a_second() -> None:
     late_s, looks = collect([0.02 * i for i in range(500)], until_s=1e6)
     assert max(late_s) == pytest.approx(0.1, abs=0.01)
-    assert looks.total() == pytest.approx(100, abs=3)
+    assert looks.total() == pytest.approx(100, abs=13)
+
+
+def test_the_younger_a_run_the_sooner_its_results_are_seen() -> None:
+    """Who waits for half a second in all doesn't wait a tenth more for a look."""
+    for first_s in (0.1, 0.2, 0.4):
+        late_s, looks = collect([first_s, first_s + 0.03], until_s=1e6)
+        assert max(late_s) <= 0.07
+        assert looks.total() <= 12
 
 
 def test_the_first_results_after_a_long_wait_do_not_make_it_slow() -> None:

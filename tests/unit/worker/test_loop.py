@@ -12,7 +12,7 @@ from shared.ports import Delivery
 from tests.unit.worker.harness import RESULT, Rig, Step
 from tests.unit.worker.virtual import now_s, virtual_time
 from worker.endpoint import ScoreRequest
-from worker.loop import HAND_BACK_S, POLL_MAX_S
+from worker.loop import HAND_BACK_S, POLL_MAX_S, POLL_MIN_S
 
 
 def taking(seconds: float) -> list[Step]:
@@ -77,6 +77,21 @@ async def test_an_empty_queue_is_looked_at_less_and_less_often() -> None:
     await stop
     looks = rig.journal.count("receive")
     assert 600 / POLL_MAX_S <= looks <= 600 / (POLL_MAX_S / 2) + 10
+
+
+@virtual_time
+async def test_who_has_just_had_a_job_looks_for_the_next_one_often() -> None:
+    """For a few seconds, and no longer."""
+    looks = {}
+    for until_s in (1, 5, 30):
+        rig = Rig(taking(0))
+        await rig.submit(0)
+        stop = asyncio.create_task(_stop_at(rig, until_s))
+        await rig.worker.run()
+        await stop
+        looks[until_s] = rig.journal.count("receive")
+    assert 4 / POLL_MIN_S <= looks[5] - looks[1] <= 4 / (POLL_MIN_S / 2)
+    assert looks[30] - looks[5] < 80
 
 
 @virtual_time
