@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from producer import options
-from producer.choose import AUTO, WITHOUT_EVALUATION_KEYS
+from producer.choose import WITHOUT_EVALUATION_KEYS
 from producer.keylife import MAX_DAYS, NewKey, choose_locker, lifetime_of, make_key
 from producer.keyrecord import KeyRecord
 from shared import cli, telemetry
@@ -61,7 +61,7 @@ NewPassphraseFile = Annotated[
 
 def keygen(
     context: typer.Context,
-    scheme: options.Scheme = AUTO,
+    scheme: options.Scheme = options.AUTO,
     preset: Annotated[
         str,
         option("--preset", "Parameters, as `GET /model` lists them by scheme; none: its default."),
@@ -87,7 +87,7 @@ def keygen(
     """
     telemetry.configure(log_level)
     settings = storage_settings(account=account, container=container, api_version=api_version)
-    if preset and scheme == AUTO:
+    if preset and scheme == options.AUTO:
         raise UsageError("a --preset goes with one scheme", remedy="name it with --scheme")
     for other in ("passphrase", "passphrase_file"):
         if options.only_flag(context, "vault", other) == other:
@@ -95,7 +95,7 @@ def keygen(
     ring = options.key_ring(home, passphrase_file)
     locker = choose_locker(vault, ring.passphrases, ask=passphrase)
     lifetime = lifetime_of(expires_days)
-    for name in WITHOUT_EVALUATION_KEYS if scheme == AUTO else (scheme,):
+    for name in WITHOUT_EVALUATION_KEYS if scheme == options.AUTO else (scheme,):
         tell(*make_key(NewKey(name, preset, locker, lifetime), ring, settings))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from producer.choose import PACKED_CLASS_MS
+from producer.cost import PACKED_CLASS_MS
 from producer.offer import Offer
 from shared import packed
 from shared.errors import UsageError

@@ -15,13 +15,14 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from itertools import count, islice
 from multiprocessing.context import BaseContext
 from typing import Self, TypeVar
 
 from producer import keyprocess
 from producer.rows import StoredRows
-from producer.schemes import Encoding, Scores, client_scheme
+from producer.schemes import Encoding, Scores, client_scheme, module_of
 from producer.turns import Turns
 from shared import forkserver
 from shared.errors import BlindscoreError, CiphertextError
@@ -33,8 +34,6 @@ PARTS_AHEAD = 2
 
 START_S = 0.5
 """What it takes to start processes: so long is decrypted without them, where they can wait."""
-
-_HAS_FORKSERVER = "forkserver" in multiprocessing.get_all_start_methods()
 
 
 class KeyPool:
@@ -175,6 +174,17 @@ class KeyPool:
         )
 
 
+def start_ahead(scheme: str) -> None:
+    """Have what a pool's processes are forked from import their code before there is a pool.
+
+    Where it can't be started, the pool tells why.
+    """
+    if forkserver.EXISTS:
+        multiprocessing.set_forkserver_preload(_preload(scheme))
+        with suppress(OSError, EOFError):
+            forkserver.ensure_running()
+
+
 async def _submit(executor: Executor, function: Callable[..., T], *args: object) -> Future[T]:
     """Off the event loop: what has to start a process first waits until it runs."""
     return await asyncio.to_thread(_start_and_submit, executor, function, *args)
@@ -183,7 +193,7 @@ async def _submit(executor: Executor, function: Callable[..., T], *args: object)
 def _start_and_submit(executor: Executor, function: Callable[..., T], *args: object) -> Future[T]:
     """Raises `BlindscoreError` when no process can be started."""
     try:
-        if isinstance(executor, ProcessPoolExecutor) and _HAS_FORKSERVER:
+        if isinstance(executor, ProcessPoolExecutor) and forkserver.EXISTS:
             forkserver.ensure_running()
         return executor.submit(function, *args)
     except (OSError, EOFError) as error:
@@ -198,8 +208,12 @@ def _context(scheme: str) -> BaseContext:
 
     One takes 30 ms then, and not a quarter of a second of a core. Elsewhere than on POSIX it does.
     """
-    if not _HAS_FORKSERVER:
+    if not forkserver.EXISTS:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([keyprocess.__name__, client_scheme(scheme).__module__])
+    context.set_forkserver_preload(_preload(scheme))
     return context
+
+
+def _preload(scheme: str) -> list[str]:
+    return [keyprocess.__name__, module_of(scheme)]

@@ -15,6 +15,9 @@ from shared.errors import UsageError
 
 TOKEN_VARIABLE = "BLINDSCORE_ENDPOINT_TOKEN"  # noqa: S105 - a variable's name
 
+AUTO = "auto"
+"""The --scheme that leaves it to us."""
+
 Home = Annotated[
     Path | None,
     option(

@@ -5,10 +5,13 @@ Of the memory of the program that starts it nothing is in it (`multiprocessing`,
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from multiprocessing import forkserver, resource_tracker
 from threading import Lock
+
+EXISTS = "forkserver" in multiprocessing.get_all_start_methods()
 
 _SAFE_PATH = "PYTHONSAFEPATH"
 _OURS_TO_HANDLE = {signal.SIGINT, signal.SIGHUP}

@@ -100,6 +100,11 @@ class ClientScheme(Protocol):
 
 def client_scheme(name: str) -> ClientScheme:
     """The scheme of that name; its libraries are imported only now. Raises `UsageError`."""
+    return cast("ClientScheme", import_module(module_of(name)).SCHEME)
+
+
+def module_of(name: str) -> str:
+    """The module of the scheme of that name. Raises `UsageError`."""
     if name not in SCHEME_NAMES:
         raise UsageError(f"unknown scheme {name!r}", remedy=f"one of {', '.join(SCHEME_NAMES)}")
-    return cast("ClientScheme", import_module(f"producer.schemes.{name}").SCHEME)
+    return f"{__name__}.{name}"

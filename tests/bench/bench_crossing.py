@@ -10,7 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from producer.choose import choose, direct_cost_ms, packed_cost_ms
+from producer.choose import choose
+from producer.cost import direct_cost_ms, packed_cost_ms
 from producer.rows import Rows
 from producer.schemes import ClientKey, Encoding, client_scheme
 from score.schemes import ContainerEvaluator

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from producer.choose import choose, direct_cost_ms, is_little, packed_cost_ms
+from producer.choose import choose
+from producer.cost import direct_cost_ms, is_little, packed_cost_ms
 from shared.errors import UsageError
 
 ALL = frozenset({"ei", "direct", "packed"})

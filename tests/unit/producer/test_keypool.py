@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import aclosing
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -239,11 +240,48 @@ async def test_a_damaged_secret_is_told_as_such() -> None:
             await encrypted(pool, ROWS)
 
 
-async def test_a_process_that_cannot_be_started_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+AHEAD = """
+from multiprocessing import forkserver as interpreter
+from producer import keypool
+
+LOOK = "import sys; print('producer.schemes.packed' in sys.modules, flush=True)"
+
+if __name__ == "__main__":
+    keypool.start_ahead("packed")
+    pid = interpreter._forkserver._forkserver_pid
+    process = keypool._context("packed").Process(target=exec, args=(LOOK,))
+    process.start()
+    process.join()
+    print(pid is not None, pid == interpreter._forkserver._forkserver_pid)
+"""
+
+
+def test_what_processes_are_forked_from_imports_their_code_ahead(tmp_path: Path) -> None:
+    """And nothing of the working directory."""
+    script, strange = tmp_path / "ahead.py", tmp_path / "strange"
+    script.write_text(AHEAD)
+    strange.mkdir()
+    (strange / "shared.py").write_text("from pathlib import Path; Path('ran').touch()\n")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=strange,
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+        check=True,
+    )
+    assert (done.stdout.split(), done.stderr) == (["True"] * 3, "")
+    assert not (strange / "ran").exists()
+
+
+async def test_a_process_that_cannot_be_started_is_told_when_it_is_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse() -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(forkserver, "ensure_running", refuse)
+    keypool.start_ahead("direct")
     async with KeyPool("direct", KEY.secret_bytes(), processes=1) as pool:
         with pytest.raises(BlindscoreError, match="no process can be started"):
             await encrypted(pool, ROWS)
