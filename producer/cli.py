@@ -1,6 +1,6 @@
 """The key owner's command `produce`: rows become ciphertexts and jobs.
 
-What it does is in `producer.production`, which is imported when it is known what to do.
+What it does is in `producer.cli_production`, which is imported when it is known what to do.
 """
 
 from __future__ import annotations
@@ -111,9 +111,9 @@ def produce(
         if _wants_processes(processes, scheme, source):
             keypool.start_ahead(scheme if scheme != AUTO else packed.SCHEME)
     # Half of what there is to import, which processes for it do meanwhile
-    from producer import newrun, production  # noqa: PLC0415
+    from producer import cli_newrun, cli_production  # noqa: PLC0415
 
-    means = production.Means(
+    means = cli_production.Means(
         ring=ring,
         home=options.home_folder(home),
         settings=settings,
@@ -121,9 +121,9 @@ def produce(
         max_backlog=max_backlog,
     )
     if source is None:
-        production.resume(resume, means)
+        cli_production.resume(resume, means)
         return
-    wishes = newrun.Wishes(
+    wishes = cli_newrun.Wishes(
         scheme=scheme,
         preset=preset,
         key=key,
@@ -132,7 +132,7 @@ def produce(
         input_bound=input_bound,
         canaries=canaries,
     )
-    production.begin(source, wishes, means)
+    cli_production.begin(source, wishes, means)
 
 
 def _wants_processes(processes: int, scheme: str, source: Dataset) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deploy.local.azurite import Azurite
-from producer import cli, keypool, newrun, production
+from producer import cli, cli_newrun, cli_production, keypool
 from producer.datasets import Dataset
 from shared.errors import UsageError
 from shared.settings import CONNECTION_STRING_VARIABLE
@@ -22,12 +22,12 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was begun, in order."""
     begun: list[str] = []
 
-    def begin(source: Dataset, wishes: newrun.Wishes, means: production.Means) -> None:
+    def begin(source: Dataset, wishes: cli_newrun.Wishes, means: cli_production.Means) -> None:
         begun.append(f"run in {wishes.scheme}")
 
     monkeypatch.setenv(CONNECTION_STRING_VARIABLE, STORAGE)
     monkeypatch.setattr(keypool, "start_ahead", lambda scheme: begun.append(f"ahead in {scheme}"))
-    monkeypatch.setattr(production, "begin", begin)
+    monkeypatch.setattr(cli_production, "begin", begin)
     return begun
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from producer import newrun, options
+from producer import cli_newrun, options
 from producer.backlog import Backlog
 from producer.canaries import Canaries
+from producer.cli_newrun import Wishes
 from producer.cost import is_little
 from producer.datasets import Dataset, reopen
 from producer.keypool import KeyPool
 from producer.keys import CANARIES, ROWS, SIGNING, KeyFile, KeyRing, require_unexpired
-from producer.newrun import Wishes
 from producer.progress import RowProgress
 from producer.runs import RunFolder, RunRecord
 from producer.schemes import Encoding, client_scheme
@@ -46,7 +46,7 @@ class Means:
 
 def begin(source: Dataset, wishes: Wishes, means: Means) -> None:
     """Produce a new run; prints its id."""
-    record, key_file = newrun.decide(source, wishes, means.ring, means.settings)
+    record, key_file = cli_newrun.decide(source, wishes, means.ring, means.settings)
     RunFolder(means.home, record.run).create(record)
     _go_on(record, source, key_file, means)
 
@@ -62,7 +62,7 @@ def resume(run: str, means: Means) -> None:
         _say(f"run {record.run} is complete already", done)
         return
     require_unexpired(key_file.record)
-    cli.run(newrun.require_key(key_file.key_id, means.settings))
+    cli.run(cli_newrun.require_key(key_file.key_id, means.settings))
     _go_on(record, reopen(record.dataset), key_file, means)
 
 
