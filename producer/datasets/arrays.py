@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from producer.datasets.stored import StoredArray
 from producer.datasets.stream import Chunk, Labels
@@ -34,7 +34,7 @@ class ArrayRows:
         self.rows = array.shape[0]
         self.features = math.prod(array.shape[1:])
 
-    def chunks(self, start: int, size: int) -> Iterator[Chunk]:
+    def chunks(self, start: int, size: int) -> Generator[Chunk]:
         for piece in self._array.read(start, size):
             yield StoredRows(piece, self._scale), None
 
@@ -51,6 +51,6 @@ class ArrayLabels:
         self.name = array.title
         self.count = array.shape[0]
 
-    def chunks(self, start: int, size: int) -> Iterator[Labels]:
+    def chunks(self, start: int, size: int) -> Generator[Labels]:
         for piece in self._array.read(start, size):
             yield label_texts(piece[:, 0])

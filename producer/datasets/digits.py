@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ class Digits:
         self.rows = len(chosen)
         self.features = int(pixels.shape[1])
 
-    def chunks(self, start: int, size: int) -> Iterator[Chunk]:
+    def chunks(self, start: int, size: int) -> Generator[Chunk]:
         for at in range(start, self.rows, size):
             pixels = StoredRows(self._pixels[at : at + size], LARGEST_PIXEL)
             yield pixels, self._labels[at : at + size]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +21,7 @@ class LabelSource(Protocol):
 
     @property
     def count(self) -> int | None: ...
-    def chunks(self, start: int, size: int) -> Iterator[Labels]: ...
+    def chunks(self, start: int, size: int) -> Generator[Labels]: ...
 
 
 class Labelled:
@@ -37,20 +38,25 @@ class Labelled:
         self.features = rows.features
         self.bound = rows.bound
 
-    def chunks(self, start: int, size: int) -> Iterator[Chunk]:
+    def chunks(self, start: int, size: int) -> Generator[Chunk]:
         at = start
-        labels = self._labels.chunks(start, size)
-        for rows, _ in self._rows.chunks(start, size):
-            texts = next(labels, None)
-            if texts is None or len(texts) < len(rows):
-                count = at + (0 if texts is None else len(texts))
-                raise DatasetError(f"{self._labels.name} ends after {count:,} labels, rows go on")
-            at += len(rows)
-            if len(texts) > len(rows):
+        with (
+            closing(self._labels.chunks(start, size)) as labels,
+            closing(self._rows.chunks(start, size)) as chunks,
+        ):
+            for rows, _ in chunks:
+                texts = next(labels, None)
+                if texts is None or len(texts) < len(rows):
+                    raise self._too_few(at + (0 if texts is None else len(texts)))
+                at += len(rows)
+                if len(texts) > len(rows):
+                    raise self._surplus(at)
+                yield rows, texts
+            if next(labels, None) is not None:
                 raise self._surplus(at)
-            yield rows, texts
-        if next(labels, None) is not None:
-            raise self._surplus(at)
+
+    def _too_few(self, labels: int) -> DatasetError:
+        return DatasetError(f"{self._labels.name} ends after {labels:,} labels, rows go on")
 
     def _surplus(self, rows: int) -> DatasetError:
         return DatasetError(f"{self._labels.name} has more labels than there are rows ({rows:,})")

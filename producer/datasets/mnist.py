@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import structlog
@@ -59,7 +59,7 @@ class Mnist:
         self.rows = self._images.items
         self.features = self._images.item_bytes
 
-    def chunks(self, start: int, size: int) -> Iterator[Chunk]:
+    def chunks(self, start: int, size: int) -> Generator[Chunk]:
         labels = _texts(self._labels, start, size)
         for pixels, texts in zip(self._images.read(start, size), labels, strict=True):
             yield StoredRows(pixels, LARGEST_PIXEL), texts

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -53,7 +54,7 @@ class Source(Protocol):
         """Every |x| is at most this, where that is known without reading."""
         ...
 
-    def chunks(self, start: int, size: int) -> Iterator[Chunk]:
+    def chunks(self, start: int, size: int) -> Generator[Chunk]:
         """All rows from `start` on, `size` at a time, the last chunk perhaps fewer.
 
         Raises `DatasetError`, naming the place.
@@ -99,7 +100,7 @@ class Dataset:
         extremes = (abs(value) for block in blocks for value in block.stored.extremes)
         return max(extremes, default=0.0) or 1.0
 
-    def blocks(self, rows_per_block: int, *, skip: int = 0) -> Iterator[Block]:
+    def blocks(self, rows_per_block: int, *, skip: int = 0) -> Generator[Block]:
         """The rows from `skip` on, in order; every block but the last has `rows_per_block`.
 
         Raises `DatasetError` for what can't be read, and for values that are not finite.
@@ -107,14 +108,16 @@ class Dataset:
         if rows_per_block < 1 or skip < 0:
             raise ValueError(f"blocks of {rows_per_block} rows from row {skip} on")
         first_row = skip
-        for rows, labels in self._source.chunks(skip, rows_per_block):
-            left = len(rows) if self._limit is None else self._limit - first_row
-            if left <= 0:
-                return
-            block = Block(first_row, rows.head(left), labels[:left] if labels is not None else None)
-            self._check(block)
-            yield block
-            first_row += len(block.stored)
+        with closing(self._source.chunks(skip, rows_per_block)) as chunks:
+            for rows, labels in chunks:
+                left = len(rows) if self._limit is None else self._limit - first_row
+                if left <= 0:
+                    return
+                names = labels[:left] if labels is not None else None
+                block = Block(first_row, rows.head(left), names)
+                self._check(block)
+                yield block
+                first_row += len(block.stored)
 
     def _check(self, block: Block) -> None:
         if np.isfinite(block.stored.extremes).all():

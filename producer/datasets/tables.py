@@ -55,7 +55,7 @@ class Table:
         if next(islice(_records(path), self._layout.has_header, None), None) is None:
             raise DatasetError(f"{path} has a header and no rows")
 
-    def chunks(self, start: int, size: int) -> Iterator[Chunk]:
+    def chunks(self, start: int, size: int) -> Generator[Chunk]:
         with closing(_records(self._path)) as records:
             data = islice(records, start + self._layout.has_header, None)
             while parsed := [self._parse(record) for record in islice(data, size)]:
@@ -99,7 +99,7 @@ class LabelLines:
         self._path = path
         self._has_header = first[1][0].strip().lower() in HEADERS_OF_LABELS
 
-    def chunks(self, start: int, size: int) -> Iterator[Labels]:
+    def chunks(self, start: int, size: int) -> Generator[Labels]:
         with closing(_records(self._path)) as records:
             lines = islice(records, start + self._has_header, None)
             while labels := [self._label(record) for record in islice(lines, size)]:
