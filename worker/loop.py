@@ -57,7 +57,7 @@ class Worker:
         self._receiving: asyncio.Timeout | None = None
         self._quiet_since_s = 0.0
         self._worked_at_s = -EAGER_S
-        """When a job last came or went."""
+        """When a job last came or went; long ago, where the queue is out of reach."""
         self._error: BaseException | None = None
 
     async def run(self) -> None:
@@ -133,6 +133,7 @@ class Worker:
         except (StorageUnavailable, TimeoutError) as error:
             log.warning("receive_failed", error=str(error) or "stopped while waiting")
             self._quiet_since_s = _now_s()
+            self._worked_at_s = -EAGER_S
             return []
         finally:
             self._receiving = None

@@ -79,19 +79,53 @@ async def test_an_empty_queue_is_looked_at_less_and_less_often() -> None:
     assert 600 / POLL_MAX_S <= looks <= 600 / (POLL_MAX_S / 2) + 10
 
 
+async def _looks(rig: Rig, *, since_s: float, until_s: float) -> int:
+    """How often the queue was looked at, in a run of the worker to `until_s`."""
+    looks: list[int] = []
+
+    async def count() -> None:
+        await asyncio.sleep(since_s)
+        looks.append(rig.journal.count("receive"))
+        await _stop_at(rig, until_s - since_s)
+
+    counting = asyncio.create_task(count())
+    await rig.worker.run()
+    await counting
+    return rig.journal.count("receive") - looks[0]
+
+
 @virtual_time
-async def test_who_has_just_had_a_job_looks_for_the_next_one_often() -> None:
+@pytest.mark.parametrize("job_s", [0, 60])
+async def test_who_has_just_had_a_job_looks_for_the_next_one_often(job_s: int) -> None:
     """For a few seconds, and no longer."""
-    looks = {}
-    for until_s in (1, 5, 30):
-        rig = Rig(taking(0))
+    found = []
+    for since_s in (job_s + 1, job_s + 7):
+        rig = Rig(taking(job_s), lease_s=1000)
         await rig.submit(0)
-        stop = asyncio.create_task(_stop_at(rig, until_s))
-        await rig.worker.run()
-        await stop
-        looks[until_s] = rig.journal.count("receive")
-    assert 4 / POLL_MIN_S <= looks[5] - looks[1] <= 4 / (POLL_MIN_S / 2)
-    assert looks[30] - looks[5] < 80
+        found.append(await _looks(rig, since_s=since_s, until_s=since_s + 3))
+    assert 3 / POLL_MIN_S <= found[0] <= 3 / (POLL_MIN_S / 2)
+    assert found[1] < 0.6 * found[0]
+
+
+@virtual_time
+async def test_who_has_just_been_given_a_job_looks_for_another_often() -> None:
+    rig = Rig(taking(60), lease_s=1000)
+    await rig.submit(0)
+    assert await _looks(rig, since_s=1, until_s=4) >= 3 / POLL_MIN_S
+
+
+@virtual_time
+async def test_a_queue_out_of_reach_is_looked_at_no_more_often_for_a_job_just_done() -> None:
+    rig = Rig(taking(0))
+    await rig.submit(0)
+    receive = rig.queue.receive
+
+    async def once(max_messages: int, *, lease_s: float) -> list[Delivery]:
+        rig.queue.failing = {"receive"} if rig.endpoint.requests else set()
+        return await receive(max_messages, lease_s=lease_s)
+
+    rig.queue.receive = once  # type: ignore[method-assign]
+    assert await _looks(rig, since_s=1, until_s=4) < 25
 
 
 @virtual_time
