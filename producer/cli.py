@@ -12,7 +12,7 @@ from producer.backlog import DEFAULT_LIMIT
 from producer.cost import is_little
 from producer.datasets import Dataset, open_dataset
 from producer.options import AUTO
-from producer.schemes import SCHEME_NAMES
+from producer.schemes import SCHEME_NAMES, module_of
 from shared import cli, packed, telemetry
 from shared.cli import option
 from shared.settings import storage_settings
@@ -99,6 +99,8 @@ def produce(
     ring = options.key_ring(home, passphrase_file)
     source = None
     if not resume:
+        if scheme != AUTO:
+            module_of(scheme)
         source = open_dataset(
             dataset,
             data_dir=data_dir,
@@ -110,7 +112,7 @@ def produce(
         )
         if _wants_processes(processes, scheme, source):
             keypool.start_ahead(scheme if scheme != AUTO else packed.SCHEME)
-    # Half of what there is to import, which processes for it do meanwhile
+    # Which takes as long as processes take to import theirs
     from producer import cli_newrun, cli_production  # noqa: PLC0415
 
     means = cli_production.Means(

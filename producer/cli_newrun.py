@@ -48,8 +48,9 @@ def decide(
 ) -> tuple[RunRecord, KeyFile]:
     """The record of a new run of these rows, and its key.
 
-    Raises `UsageError`, `SecretKeyError`, `EndpointError`, `StorageError`, before anything is
-    encrypted.
+    Raises `UsageError`, `SecretKeyError`, `EndpointError`, `StorageError`, and `DatasetError`: the
+    bound of rows that have none of their own is looked for in all of them, once nothing else can
+    be refused.
     """
     offer = cli.run(_offer(wishes.endpoint, source)) if wishes.endpoint else None
     key_file = (
@@ -59,12 +60,11 @@ def decide(
     )
     scheme = key_file.scheme
     rows_per_job = wishes.rows_per_job
-    input_bound = wishes.input_bound or source.input_bound
     default = client_scheme(scheme).rows_per_job(key_file.preset)
     cli.run(require_key(key_file.key_id, settings))
     if offer is not None:
         offer.require_scheme(scheme)
-        offer.require_input_bound(scheme, input_bound)
+        offer.require_input_bound(scheme, wishes.input_bound or source.input_bound)
         rows_per_job = offer.rows_per_job(scheme, rows_per_job, default=default)
     rows_per_job = data_rows(rows_per_job or default, wishes.canaries)
     record = RunRecord(
@@ -75,7 +75,7 @@ def decide(
         queue=settings.queue,
         dataset=source.spec,
         features=source.features,
-        input_bound=input_bound,
+        input_bound=wishes.input_bound or source.input_bound,
         preset=_preset(wishes.preset, key_file, offer, source, rows_per_job),
         rows_per_job=rows_per_job,
         canaries=wishes.canaries,

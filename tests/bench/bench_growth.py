@@ -28,17 +28,24 @@ def run(takes: dict[int, int] = TAKES) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="blindscore-bench-") as scratch:
         model = write_model(Path(scratch) / "model.npz")
         with running(Path(scratch), model) as pipeline:
-            runs = []
+            all_runs = []
             for count, times in takes.items():
                 data = write_rows(Path(scratch) / f"{count}.npy", count)
-                runs.append(middle([pipeline.take(data, scale=1.0) for _ in range(times)]))
+                all_runs.append([pipeline.take(data, scale=1.0) for _ in range(times)])
                 data.unlink()
+    runs = [middle(same) for same in all_runs]
     show(runs)
-    figures = {f"growth.rows_per_s_{done.rows}": done.rows / done.wall_s for done in runs}
+    figures: dict[str, float] = {}
     for done in runs:
+        figures[f"growth.rows_per_s_{done.rows}"] = done.rows / done.wall_s
         figures[f"growth.reported_rows_per_s_{done.rows}"] = done.report.rows_per_s
+        figures[f"growth.commands_s_{done.rows}"] = done.commands_s
+        for part, usage in done.usage.items():
+            figures[f"growth.peak_mb_{done.rows}.{part}"] = usage.peak_mb
     for less, more in pairwise(runs):
         figures[f"growth.more_rows_per_s_{more.rows}"] = _rate_of_more(less, more)
+    agreements = [done.report.agreement for same in all_runs for done in same]
+    figures["growth.mismatches"] = max(found.mismatches for found in agreements if found)
     return figures
 
 

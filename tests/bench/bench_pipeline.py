@@ -58,6 +58,7 @@ def run(takes: dict[int, int] = TAKES) -> dict[str, float]:
     for done in runs:
         figures[f"packed.wall_over_ideal_{done.rows}"] = done.over_ideal
         figures[f"packed.wall_over_stages_{done.rows}"] = done.over_stages
+        figures[f"packed.wall_s_{done.rows}"] = done.wall_s
         figures[f"packed.commands_s_{done.rows}"] = done.commands_s
         figures[f"packed.stolen_s_{done.rows}"] = done.stolen_s
     agreements = [done.report.agreement for same in all_runs for done in same]
