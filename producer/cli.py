@@ -9,7 +9,7 @@ from typing import Annotated
 
 from producer import keypool, options
 from producer.backlog import DEFAULT_LIMIT
-from producer.cost import is_little
+from producer.cost import is_worth_processes
 from producer.datasets import Dataset, open_dataset
 from producer.options import AUTO
 from producer.schemes import SCHEME_NAMES, module_of
@@ -100,7 +100,7 @@ def produce(
     source = None
     if not resume:
         if scheme != AUTO:
-            module_of(scheme)
+            module_of(scheme)  # raises for one that nobody knows
         source = open_dataset(
             dataset,
             data_dir=data_dir,
@@ -139,7 +139,7 @@ def produce(
 
 def _wants_processes(processes: int, scheme: str, source: Dataset) -> bool:
     """Whether it is clear already that rows will be encrypted in processes."""
-    if processes >= 0:
-        return processes > 0
-    schemes = SCHEME_NAMES if scheme == AUTO else (scheme,)
-    return not any(is_little(name, rows=source.rows, features=source.features) for name in schemes)
+    return all(
+        is_worth_processes(processes, name, rows=source.rows, features=source.features)
+        for name in (SCHEME_NAMES if scheme == AUTO else (scheme,))
+    )

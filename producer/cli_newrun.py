@@ -49,8 +49,8 @@ def decide(
     """The record of a new run of these rows, and its key.
 
     Raises `UsageError`, `SecretKeyError`, `EndpointError`, `StorageError`, and `DatasetError`: the
-    bound of rows that have none of their own is looked for in all of them, once nothing else can
-    be refused.
+    bound of rows that have none of their own is looked for in all of them, once there is a key for
+    them that scorers can find.
     """
     offer = cli.run(_offer(wishes.endpoint, source)) if wishes.endpoint else None
     key_file = (

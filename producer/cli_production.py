@@ -12,7 +12,7 @@ from producer import cli_newrun, options
 from producer.backlog import Backlog
 from producer.canaries import Canaries
 from producer.cli_newrun import Wishes
-from producer.cost import is_little
+from producer.cost import is_worth_processes
 from producer.datasets import Dataset, reopen
 from producer.keypool import KeyPool
 from producer.keys import CANARIES, ROWS, SIGNING, KeyFile, KeyRing, require_unexpired
@@ -88,14 +88,14 @@ def _go_on(record: RunRecord, source: Dataset, key_file: KeyFile, means: Means) 
 async def _submit(record: RunRecord, source: Dataset, key_file: KeyFile, means: Means) -> None:
     secret = key_file.secret_bytes()
     workers = options.process_count(means.processes)
-    little = is_little(record.scheme, rows=source.rows, features=record.features)
+    in_processes = is_worth_processes(
+        means.processes, record.scheme, rows=source.rows, features=record.features
+    )
     folder = RunFolder(means.home, record.run)
     with RowProgress("encrypting", total=source.rows) as progress, folder.journal() as journal:
         async with (
             open_storage(means.settings) as storage,
-            KeyPool(
-                record.scheme, secret, processes=0 if little and means.processes < 0 else workers
-            ) as pool,
+            KeyPool(record.scheme, secret, processes=workers if in_processes else 0) as pool,
         ):
             submission = Submission(
                 record=record,

@@ -83,3 +83,10 @@ def is_little(scheme: str, *, rows: int | None, features: int) -> bool:
         case _:
             work_ms = rows * -(-features // ei.SLOTS) * EI_CIPHERTEXT_MS
     return work_ms < START_MS
+
+
+def is_worth_processes(wanted: int, scheme: str, *, rows: int | None, features: int) -> bool:
+    """Whether rows are encrypted in processes: if so many are `wanted`, or for -1 if it pays."""
+    if wanted >= 0:
+        return wanted > 0
+    return not is_little(scheme, rows=rows, features=features)

@@ -140,7 +140,7 @@ def test_an_unknown_scheme_is_told(
         cli.produce(dataset=rows(tmp_path, shape), scheme="rot13", home=tmp_path)
 
 
-def test_the_bound_is_looked_for_once_nothing_else_can_be_refused(
+def test_the_bound_is_looked_for_once_there_is_a_key_that_scorers_can_find(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """It takes reading all rows."""
